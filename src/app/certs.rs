@@ -1,0 +1,2 @@
+#[derive(clap::Args)] pub struct GenCertArgs {}
+pub fn generate(_: &GenCertArgs) -> Result<(), String> { Ok(()) }

@@ -1,0 +1,72 @@
+//! Where concrete types meet: the commands, and the server put together.
+
+mod admin;
+pub mod certs;
+pub mod connect;
+mod hints;
+mod lifecycle;
+pub mod server;
+mod telemetry;
+pub mod token;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{DatabaseArgs, ServeArgs};
+
+/// A real-time messaging service: gRPC first, durable before acknowledged, one gapless order per chat.
+#[derive(Parser)]
+#[command(name = "chat-service", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+#[derive(Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "made once")]
+enum Command {
+    /// Serve (the default)
+    Serve(ServeArgs),
+    /// Bring the database's schema up to date
+    Migrate(DatabaseArgs),
+    /// Print a token, signed with the development secret or the one in CHAT_AUTH_SECRET
+    Token(token::TokenArgs),
+    /// Make a CA and certificates for server and client
+    GenCert(certs::GenCertArgs),
+    /// Ask a running server whether it is ready; exit 0 or 1
+    Health(admin::HealthArgs),
+    /// Join a chat from the terminal
+    Connect(connect::ConnectArgs),
+}
+
+/// Runs the command line's command. An error is one line on stderr, naming the setting and the mend.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    crate::transport::tls::install_provider();
+    let done = match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+        Command::Serve(args) => runtime(server::run(args)).map_err(|error| error.to_string()),
+        Command::Migrate(args) => runtime(server::migrate(args)).map_err(|error| error.to_string()),
+        Command::Token(args) => token::mint(&args).map(|token| println!("{token}")).map_err(|error| error.to_string()),
+        Command::GenCert(args) => certs::generate(&args).map_err(|error| error.to_string()),
+        Command::Health(args) => runtime(admin::health(args)).map_err(|error| error.to_string()),
+        Command::Connect(args) => runtime(connect::run(args)).map_err(|error| error.to_string()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("chat-service: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn runtime<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("the runtime needs threads and a poller");
+    let done = runtime.block_on(work);
+    // A task that blocks, like a read from the terminal, must not hold the exit.
+    runtime.shutdown_background();
+    done
+}

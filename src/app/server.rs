@@ -1,0 +1,235 @@
+//! The server, put together: build, run(listener, shutdown).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{admin, hints, lifecycle, telemetry};
+use crate::broker::{Broker, LocalBroker, Registry};
+use crate::config::{AuthKey, Config, ConfigError, DatabaseArgs, ServeArgs, Store};
+use crate::interceptor::token::{Demands, Key, Verifier};
+use crate::model::{Clock, SystemClock};
+use crate::pb::chat::v1::chat_service_server::ChatServiceServer;
+use crate::repository::postgres::{self, PostgresOptions, PostgresStore};
+use crate::repository::sqlite::{self, SqliteOptions, SqliteStore};
+use crate::repository::{ChatRepository, MessageRepository, StoreError};
+use crate::service::append::Appender;
+use crate::service::{ChatService, Parts, run_purge, run_sweep};
+use crate::transport::listener::{self, ListenerOptions};
+use crate::transport::session::SessionOptions;
+use crate::transport::tls::{self, TlsError};
+use crate::transport::{ChatApi, RouteOptions, routes};
+
+/// Connections of the pool that serves everything but appends.
+const POOL_CONNECTIONS: u32 = 16;
+/// Lanes on PostgreSQL: measured, two to four saturate a server.
+const POSTGRES_LANES: usize = 4;
+/// Readers of the SQLite file.
+const SQLITE_READERS: u32 = 4;
+/// Part of the shutdown's time that is kept back for what comes after the streams.
+const STOP_RESERVE: Duration = Duration::from_secs(1);
+
+/// Why the server can't start. One line, naming the setting and the mend.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Log(#[from] telemetry::LogError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("CHAT_AUTH_PUBLIC_KEY: {0} holds no RSA, P-256 or Ed25519 public key as PEM")]
+    PublicKey(std::path::PathBuf),
+    #[error("DATABASE_URL: {0}")]
+    Postgres(#[from] postgres::OpenError),
+    #[error("DATABASE_URL: {0}")]
+    Sqlite(#[from] sqlite::OpenError),
+    #[error("DATABASE_URL: {0}")]
+    Store(#[from] StoreError),
+    #[error("{setting}: can't listen on {address}: {source}; choose another address or stop what uses it")]
+    Listen { setting: &'static str, address: SocketAddr, source: std::io::Error },
+    #[error("can't serve reflection: {0}; set CHAT_REFLECTION=false")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    #[error("can't wait for signals: {0}")]
+    Signals(std::io::Error),
+}
+
+struct Opened {
+    chats: Arc<dyn ChatRepository>,
+    messages: Arc<dyn MessageRepository>,
+}
+
+async fn open(store: &Store, migrate: bool) -> Result<Opened, StartError> {
+    Ok(match store {
+        Store::Sqlite(path) => {
+            let options = SqliteOptions { path: path.clone(), read_connections: SQLITE_READERS };
+            let store = Arc::new(SqliteStore::open(&options, migrate).await?);
+            Opened { chats: store.clone(), messages: store }
+        }
+        Store::Postgres(url) => {
+            let options = PostgresOptions { url: url.clone(), pool_connections: POOL_CONNECTIONS, lanes: POSTGRES_LANES };
+            let store = Arc::new(PostgresStore::open(&options, migrate).await?);
+            Opened { chats: store.clone(), messages: store }
+        }
+    })
+}
+
+/// The command `migrate`.
+pub async fn migrate(args: DatabaseArgs) -> Result<(), StartError> {
+    open(&Store::of(&args)?, true).await?;
+    eprintln!("the database's schema is up to date");
+    Ok(())
+}
+
+/// The command `serve`: until SIGTERM or SIGINT.
+pub async fn run(args: ServeArgs) -> Result<(), StartError> {
+    telemetry::start(&args.log)?;
+    let server = Server::build(Config::of(args)?).await?;
+    server.print_hints();
+    let stop = CancellationToken::new();
+    let stopping = stop.clone();
+    tokio::spawn(async move {
+        if let Err(error) = lifecycle::asked_to_stop().await {
+            tracing::error!(error = %StartError::Signals(error), "stopping");
+        }
+        stopping.cancel();
+    });
+    server.run(stop).await;
+    Ok(())
+}
+
+/// A server that listens and is ready to run.
+pub struct Server {
+    config: Config,
+    opened: Opened,
+    registry: Arc<Registry>,
+    service: Arc<ChatService>,
+    lanes: Vec<tokio::task::JoinHandle<()>>,
+    verifier: Arc<Verifier>,
+    clock: Arc<dyn Clock>,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    public: TcpListener,
+    admin: TcpListener,
+}
+
+impl Server {
+    /// Opens the store, reads keys, and listens.
+    pub async fn build(config: Config) -> Result<Self, StartError> {
+        tls::install_provider();
+        let args = &config.args;
+        let verifier = Arc::new(verifier(&config)?);
+        let tls = (!args.tls.insecure).then(|| tls::server_config(&args.tls.tls_cert, &args.tls.tls_key)).transpose()?;
+        let public = listen("CHAT_LISTEN", args.listen).await?;
+        let admin = listen("CHAT_ADMIN_LISTEN", args.admin_listen).await?;
+        let opened = open(&config.store, args.database.migrate).await?;
+        let registry = Registry::new();
+        let broker: Arc<dyn Broker> = Arc::new(LocalBroker::new(Arc::clone(&registry)));
+        let mut lanes = Vec::new();
+        for _ in 0..opened.messages.lane_count() {
+            lanes.push(opened.messages.open_lane().await?);
+        }
+        let (appender, lanes) = Appender::start(lanes, &broker);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let service = Arc::new(ChatService::new(Parts {
+            chats: Arc::clone(&opened.chats),
+            messages: Arc::clone(&opened.messages),
+            broker,
+            registry: Arc::clone(&registry),
+            appender,
+            clock: Arc::clone(&clock),
+        }));
+        Ok(Self { config, opened, registry, service, lanes, verifier, clock, tls, public, admin })
+    }
+
+    /// Where the public port listens.
+    pub fn address(&self) -> SocketAddr {
+        self.public.local_addr().unwrap_or(self.config.args.listen)
+    }
+
+    /// The registry of its streams, for tests.
+    pub fn registry(&self) -> Arc<Registry> {
+        Arc::clone(&self.registry)
+    }
+
+    fn print_hints(&self) {
+        if let (true, AuthKey::Secret(secret)) = (self.config.development, &self.config.key) {
+            hints::print(self.address(), self.config.args.tls.insecure, secret, &self.config.args.tls.tls_cert);
+        }
+    }
+
+    /// Serves until `stop`, then stops within the configured time, whatever clients do: streams are told to go, sends in flight
+    /// are settled, and what is left at the end is cut.
+    pub async fn run(self, stop: CancellationToken) {
+        let Self { config, opened, registry, service, lanes, verifier, clock, tls, public, admin } = self;
+        let args = config.args;
+        let address = public.local_addr().ok();
+        let (draining, cut, background) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+
+        let (reporter, health) = tonic_health::server::health_reporter();
+        reporter.set_serving::<ChatServiceServer<ChatApi>>().await;
+
+        let tasks = TaskTracker::new();
+        tasks.spawn(admin::serve(admin, Arc::clone(&opened.chats), draining.clone(), background.clone()));
+        let sweep = run_sweep(Arc::clone(&opened.chats), opened.messages, registry, args.sweep_interval, background.clone());
+        tasks.spawn(sweep);
+        tasks.spawn(run_purge(opened.chats, background.clone()));
+
+        let options = SessionOptions { service, verifier: Arc::clone(&verifier), clock, draining: draining.clone() };
+        let routes = match routes(RouteOptions { api: ChatApi::new(options), verifier, health, reflection: args.reflection }) {
+            Ok(routes) => routes,
+            Err(error) => {
+                tracing::error!(error = %error, "can't serve reflection; set CHAT_REFLECTION=false");
+                return;
+            }
+        };
+        let listening = ListenerOptions {
+            tls,
+            connections_max: args.limits.max_connections,
+            streams_per_connection_max: args.limits.max_streams_per_connection,
+        };
+        let mut serving = tokio::spawn(listener::serve(public, routes, listening, draining.clone(), cut.clone()));
+        tracing::info!(address = ?address, store = ?config.store, "serving");
+
+        stop.cancelled().await;
+        tracing::info!("stopping");
+        let ends = tokio::time::Instant::now() + args.shutdown_timeout;
+        reporter.set_not_serving::<ChatServiceServer<ChatApi>>().await;
+        draining.cancel();
+        if tokio::time::timeout_at(ends - STOP_RESERVE.min(args.shutdown_timeout / 2), &mut serving).await.is_err() {
+            tracing::warn!("the time to stop is over; cutting what is left");
+            cut.cancel();
+        }
+        background.cancel();
+        tasks.close();
+        let rest = async {
+            // Ends when the last stream has dropped the service: then the lanes have nothing left to store.
+            for lane in lanes {
+                drop(lane.await);
+            }
+            tasks.wait().await;
+        };
+        if tokio::time::timeout_at(ends, rest).await.is_err() {
+            tracing::warn!("some work did not end in time");
+        }
+        tracing::info!("stopped");
+    }
+}
+
+fn verifier(config: &Config) -> Result<Verifier, StartError> {
+    let auth = &config.args.auth;
+    let demands =
+        Demands { issuer: auth.auth_issuer.clone(), audience: auth.auth_audience.clone(), leeway_secs: auth.auth_leeway.as_secs() };
+    let (key, path) = match &config.key {
+        AuthKey::Secret(secret) => (Key::Secret(secret.clone()), None),
+        AuthKey::PublicPem { path, pem } => (Key::PublicPem(pem.clone()), Some(path)),
+    };
+    Verifier::new(&key, &demands).ok_or_else(|| StartError::PublicKey(path.cloned().unwrap_or_default()))
+}
+
+async fn listen(setting: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { setting, address, source })
+}

@@ -1,0 +1,55 @@
+//! From a committed message to the streams that want it.
+//!
+//! The broker's contract: [`Broker::publish`] and [`Broker::announce`] are best effort. Losing what they carry loses no
+//! message and keeps nobody in: streams read what they missed from the repository, and the sweep notices what no stream
+//! could. Whatever comes ends in [`Registry::deliver`] and [`Registry::evict`], the single way into this process's streams.
+
+mod local;
+mod mailbox;
+mod registry;
+
+use std::sync::OnceLock;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+pub use local::LocalBroker;
+pub use mailbox::{Eviction, Mailbox};
+pub use registry::{Registry, Subscription};
+
+use crate::model::{ChatId, Message, UserId};
+
+/// A committed message on its way to streams, encoded once for all of them.
+#[derive(Debug)]
+pub struct Delivery {
+    pub message: Message,
+    encoded: OnceLock<Bytes>,
+}
+
+impl Delivery {
+    pub fn new(message: Message) -> Arc<Self> {
+        Arc::new(Self { message, encoded: OnceLock::new() })
+    }
+
+    /// The bytes that go to a stream; `encode` runs for the first that asks.
+    pub fn encoded(&self, encode: impl FnOnce(&Message) -> Bytes) -> &Bytes {
+        self.encoded.get_or_init(|| encode(&self.message))
+    }
+}
+
+/// Who loses access to a chat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessEnd {
+    Removed { chat_id: ChatId, user_id: UserId },
+    Deleted { chat_id: ChatId },
+}
+
+#[async_trait]
+pub trait Broker: Send + Sync {
+    /// Takes committed messages to every node's streams; those of one chat in the order of their sequence.
+    async fn publish(&self, messages: Vec<Arc<Delivery>>);
+
+    /// Takes the end of somebody's access to every node's streams.
+    async fn announce(&self, end: AccessEnd);
+}

@@ -1,0 +1,127 @@
+//! The one mapping from errors to statuses: code, stable reason, and what helps the caller.
+
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use super::validate::Violation;
+use crate::service::Error;
+
+/// The domain of the reasons in ErrorInfo.
+const DOMAIN: &str = "chat.v1";
+/// How long a caller should wait before it tries again.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// Errors of a call or a stream that aren't the service's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    TokenMissing,
+    TokenInvalid,
+    TokenExpired,
+    FirstFrameLate,
+    StreamJoined,
+    StreamNotJoined,
+    TooManyChats,
+    TokenOfAnother,
+    UnknownFrame,
+    MalformedFrame,
+    NeedsHttp2,
+    Unhealable,
+    Panicked,
+}
+
+pub fn of_error(error: &Error) -> Status {
+    let (code, reason, retry) = match error {
+        Error::ChatNotFound => (Code::NotFound, "CHAT_NOT_FOUND", false),
+        Error::MemberNotFound => (Code::NotFound, "MEMBER_NOT_FOUND", false),
+        Error::Denied => (Code::PermissionDenied, "ROLE_TOO_LOW", false),
+        Error::MessageIdTaken => (Code::AlreadyExists, "CLIENT_MESSAGE_ID_TAKEN", false),
+        Error::RequestIdTaken => (Code::AlreadyExists, "REQUEST_ID_TAKEN", false),
+        Error::LastOwner => (Code::FailedPrecondition, "LAST_OWNER", false),
+        Error::TooManyMembers => (Code::FailedPrecondition, "TOO_MANY_MEMBERS", false),
+        Error::SequenceAhead { .. } => (Code::OutOfRange, "SEQUENCE_AHEAD", false),
+        Error::Invalid { field, description } => {
+            return invalid(&[Violation { field: (*field).to_owned(), description: (*description).to_owned() }]);
+        }
+        Error::Overloaded => (Code::ResourceExhausted, "OVERLOADED", true),
+        Error::GoingAway => (Code::Unavailable, "GOING_AWAY", true),
+        Error::Unavailable => (Code::Unavailable, "STORE_UNAVAILABLE", true),
+        Error::Internal => (Code::Internal, "INTERNAL", false),
+    };
+    status(code, &error.to_string(), reason, retry)
+}
+
+pub fn refused(refused: Refused) -> Status {
+    let (code, reason, message) = match refused {
+        Refused::TokenMissing => (Code::Unauthenticated, "TOKEN_MISSING", "send the metadata `authorization: Bearer <token>`"),
+        Refused::TokenInvalid => (Code::Unauthenticated, "TOKEN_INVALID", "the token is not valid here"),
+        Refused::TokenExpired => (Code::Unauthenticated, "TOKEN_EXPIRED", "the token has expired; get a new one"),
+        Refused::FirstFrameLate => (Code::DeadlineExceeded, "FIRST_FRAME_LATE", "no valid frame came within 10 seconds"),
+        Refused::StreamJoined => (Code::AlreadyExists, "ALREADY_JOINED", "the stream has joined this chat already"),
+        Refused::StreamNotJoined => (Code::NotFound, "NOT_JOINED", "the stream has not joined this chat"),
+        Refused::TooManyChats => (Code::ResourceExhausted, "TOO_MANY_CHATS", "a stream joins at most 128 chats; open another stream"),
+        Refused::TokenOfAnother => {
+            (Code::PermissionDenied, "TOKEN_OF_ANOTHER", "the new token is of another user or kind of role; open a new stream with it")
+        }
+        Refused::UnknownFrame => (Code::InvalidArgument, "UNKNOWN_FRAME", "the frame is empty or of a kind that this server does not know"),
+        Refused::MalformedFrame => (Code::InvalidArgument, "MALFORMED_FRAME", "the frame could not be read"),
+        Refused::NeedsHttp2 => (Code::Unimplemented, "NEEDS_HTTP2", "ConnectChat needs HTTP/2"),
+        Refused::Unhealable => (Code::DataLoss, "HOLE_IN_STORE", "the store lacks a message of the chat"),
+        Refused::Panicked => (Code::Internal, "INTERNAL", "internal error"),
+    };
+    status(code, message, reason, false)
+}
+
+/// INVALID_ARGUMENT with the fields that break a rule.
+pub fn invalid(violations: &[Violation]) -> Status {
+    let mut details = ErrorDetails::new();
+    for violation in violations {
+        details.add_bad_request_violation(&violation.field, &violation.description);
+    }
+    details.set_error_info("INVALID_FIELDS", DOMAIN, std::collections::HashMap::new());
+    let first = violations.first().map(|v| format!("{}: {}", v.field, v.description)).unwrap_or_default();
+    Status::with_error_details(Code::InvalidArgument, first, details)
+}
+
+fn status(code: Code, message: &str, reason: &str, retry: bool) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_error_info(reason, DOMAIN, std::collections::HashMap::new());
+    if retry {
+        details.set_retry_info(Some(RETRY_AFTER));
+    }
+    Status::with_error_details(code, message, details)
+}
+
+/// The same as a message, for `rejected`.
+pub fn to_message(status: &Status) -> tonic_types::Status {
+    use prost::Message;
+    // The details of a status made here are the encoded message itself.
+    tonic_types::Status::decode(status.details()).unwrap_or_else(|_| tonic_types::Status {
+        code: i32::from(status.code()),
+        message: status.message().to_owned(),
+        details: Vec::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_carries_its_reason_and_when_to_try_again() {
+        let status = of_error(&Error::Overloaded);
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        let details = status.get_error_details();
+        assert_eq!(details.error_info().map(|info| info.reason.as_str()), Some("OVERLOADED"));
+        assert!(details.retry_info().is_some());
+    }
+
+    #[test]
+    fn a_rejected_event_carries_the_whole_status() {
+        let violation = Violation { field: "send.text".into(), description: "must not be blank".into() };
+        let message = to_message(&invalid(&[violation]));
+        assert_eq!(message.code, i32::from(Code::InvalidArgument));
+        assert_eq!(message.details.len(), 2);
+    }
+}

@@ -1,0 +1,107 @@
+//! One line for each call, written when its answer has ended: method, code, duration_ms, user, request and trace id. Never
+//! tokens or texts.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tonic::Code;
+use tower::Service;
+
+use super::context::{REQUEST_ID, RequestContext};
+use super::{Answer, HttpService};
+
+#[derive(Clone)]
+pub struct Log<S>(pub S);
+
+impl<S: HttpService> Service<Request<Body>> for Log<S> {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Answer {
+        let context = RequestContext::of(request.headers());
+        let mut line = Line { method: request.uri().path().to_owned(), context: Arc::clone(&context), started: Instant::now(), code: None };
+        request.extensions_mut().insert(Arc::clone(&context));
+        let answer = self.0.call(request);
+        Box::pin(async move {
+            let mut response = answer.await?;
+            // Ids are made of characters that a header may hold.
+            if let Ok(id) = HeaderValue::from_str(&context.request_id) {
+                response.headers_mut().insert(REQUEST_ID, id);
+            }
+            line.code = code_of(response.headers());
+            Ok(response.map(|inner| Body::new(LoggedBody { inner, line })))
+        })
+    }
+}
+
+/// Writes itself when it goes: after the last frame, or when the client went away.
+struct Line {
+    method: String,
+    context: Arc<RequestContext>,
+    started: Instant,
+    /// `None` until the status is known.
+    code: Option<Code>,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let code = self.code.unwrap_or(Code::Cancelled);
+        let duration_ms = self.started.elapsed().as_secs_f64() * 1e3;
+        let user_id = self.context.user_id.get().map_or("", |id| id.as_str());
+        let (method, request_id, trace_id) = (&self.method, &self.context.request_id, &self.context.trace_id);
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(target: "chat_service::rpc", %method, ?code, duration_ms, user_id, %request_id, %trace_id, "call")
+            };
+        }
+        match code {
+            Code::Internal | Code::Unknown | Code::DataLoss => line!(error),
+            Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded => line!(warn),
+            _ => line!(info),
+        }
+    }
+}
+
+struct LoggedBody {
+    inner: Body,
+    line: Line,
+}
+
+impl HttpBody for LoggedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            self.line.code = code_of(trailers);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+fn code_of(headers: &HeaderMap) -> Option<Code> {
+    headers.get("grpc-status").map(|code| Code::from_bytes(code.as_bytes()))
+}

@@ -1,0 +1,34 @@
+//! A real-time messaging service: gRPC first, durable before acknowledged, one gapless order per chat.
+//!
+//! # The rooms
+//!
+//! | room | holds | may use |
+//! |---|---|---|
+//! | [`model`] | plain types, ids, roles and what they may do, the clock | – |
+//! | [`config`] | options from flags and environment, validated at once | model |
+//! | [`repository`] | the storage contract; PostgreSQL and SQLite | model |
+//! | [`broker`] | from a committed message to this process's streams | model |
+//! | [`service`] | chats, membership, the append path, catch-up, the sweep | model and the traits above |
+//! | [`interceptor`] | the tower layers every request passes | model |
+//! | [`converter`] | generated types ↔ model, validation | model, pb |
+//! | [`pb`] | generated code | – |
+//! | [`transport`] | listener and TLS, handlers, the stream's session, the one status mapping | service, converter, interceptor |
+//! | [`app`] | the only place where concrete types meet; the commands | everything |
+//!
+//! # The way of a message
+//!
+//! `transport::handlers` or `transport::session` takes a send, `converter` turns it into a
+//! [`model::NewMessage`], [`service::ChatService`] queues it on its chat's lane ([`service::append`]), the lane commits a
+//! batch ([`repository::AppendLane`]), answers the callers, and hands the messages to the [`broker`]; each stream's cursor
+//! (`transport::session`) delivers them in order and reads from the repository what it missed.
+
+pub mod app;
+pub mod broker;
+pub mod config;
+pub mod converter;
+pub mod interceptor;
+pub mod model;
+pub mod pb;
+pub mod repository;
+pub mod service;
+pub mod transport;

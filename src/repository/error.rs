@@ -1,0 +1,54 @@
+//! What can go wrong in a store, by what the caller can do about it.
+
+/// An error of a store. Its text is for the log; nothing of it may reach a client.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No answer: the connection broke, could not be had, or took too long. What was asked for may have happened.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(#[source] sqlx::Error),
+    /// No answer within the time allowed. What was asked for may have happened.
+    #[error("the store did not answer within {0:?}")]
+    TimedOut(std::time::Duration),
+    /// The store refused the statement; nothing of its transaction happened.
+    #[error("the store refused: {0}")]
+    Refused(#[source] sqlx::Error),
+    /// What is stored can't have been written by this service.
+    #[error("the store holds something unexpected: {0}")]
+    Corrupt(String),
+}
+
+impl StoreError {
+    pub(super) fn corrupt(what: impl Into<String>) -> Self {
+        Self::Corrupt(what.into())
+    }
+
+    /// Whether it is unknown what happened: then the same again, with the same ids, is the way to find out.
+    pub fn is_unknown_outcome(&self) -> bool {
+        match self {
+            Self::Unavailable(_) | Self::TimedOut(_) => true,
+            Self::Refused(_) | Self::Corrupt(_) => false,
+        }
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            sqlx::Error::Database(database) => match database.code().as_deref() {
+                // PostgreSQL: connection exceptions, shutdown, "too many connections" and resources; SQLite: busy, full, I/O.
+                Some(code) if code.len() == 5 && ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class)) => {
+                    Self::Unavailable(error)
+                }
+                // PostgreSQL's lock_timeout, deadlock and serialization failures: the transaction was undone.
+                Some("55P03" | "40P01" | "40001") => Self::Unavailable(error),
+                // SQLite's extended codes keep the kind in the low byte: 5 busy, 6 locked, 8 read-only, 10 I/O, 13 full, 14 can't open.
+                Some(code) if code.len() < 5 && code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 8 | 10 | 13 | 14)) => {
+                    Self::Unavailable(error)
+                }
+                _ => Self::Refused(error),
+            },
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::ColumnNotFound(_) => Self::corrupt(error.to_string()),
+            _ => Self::Unavailable(error),
+        }
+    }
+}

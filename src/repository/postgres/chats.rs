@@ -1,0 +1,264 @@
+//! Chats and members on PostgreSQL.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use sqlx::postgres::PgConnection;
+use sqlx::{Postgres, Row, Transaction};
+use uuid::Uuid;
+
+use super::{ANSWER_TIMEOUT, PostgresStore, chat, timestamp, to_sql, user_id};
+use crate::model::{Chat, ChatId, ChatPosition, ChatRole, Member, MemberChange, MembershipView, NewChat, Refusal, Timestamp, UserId};
+use crate::repository::{ChatRepository, ChatView, CreateOutcome, DecideDelete, DecideMembers, Result, StoreError, repeated, role};
+
+#[async_trait]
+impl ChatRepository for PostgresStore {
+    async fn create(&self, chat: &NewChat) -> Result<CreateOutcome> {
+        bounded(async {
+            let mut tx = self.pool.begin().await?;
+            let inserted = sqlx::query(
+                "INSERT INTO chats (id, title, created_by, created_at, request_id, request_digest) VALUES ($1, $2, $3, $4, $5, $6)
+                 ON CONFLICT (created_by, request_id) WHERE request_id IS NOT NULL AND deleted_at IS NULL DO NOTHING",
+            )
+            .bind(chat.id.as_uuid())
+            .bind(&chat.title)
+            .bind(chat.created_by.as_str())
+            .bind(to_sql(chat.created_at)?)
+            .bind(chat.request.as_ref().map(|key| key.request_id.as_str()))
+            .bind(chat.request.as_ref().map(|key| key.digest.as_slice()))
+            .execute(&mut *tx)
+            .await?;
+            if inserted.rows_affected() == 0 {
+                let Some(key) = &chat.request else { return Err(StoreError::corrupt("a new chat's id was taken")) };
+                let row = sqlx::query("SELECT id, request_digest FROM chats WHERE created_by = $1 AND request_id = $2 AND deleted_at IS NULL")
+                    .bind(chat.created_by.as_str())
+                    .bind(&key.request_id)
+                    .fetch_one(&mut *tx)
+                    .await?;
+                return Ok(repeated(ChatId::from_uuid(row.try_get("id")?), row.try_get("request_digest")?, key));
+            }
+            let users: Vec<&str> = std::iter::once(&chat.created_by).chain(&chat.members).map(UserId::as_str).collect();
+            let roles: Vec<i16> =
+                std::iter::once(ChatRole::Owner as i16).chain(chat.members.iter().map(|_| ChatRole::Member as i16)).collect();
+            set_roles(&mut tx, chat.id, &users, &roles, chat.created_at).await?;
+            tx.commit().await?;
+            Ok(CreateOutcome::Created)
+        })
+        .await
+    }
+
+    async fn find(&self, chat_id: ChatId, user_id: &UserId) -> Result<Option<ChatView>> {
+        bounded(async {
+            let row = sqlx::query(
+                "SELECT c.id, c.title, c.created_by, c.created_at, c.last_sequence, c.access_version, m.role
+                 FROM chats c LEFT JOIN chat_members m ON m.chat_id = c.id AND m.user_id = $2
+                 WHERE c.id = $1 AND c.deleted_at IS NULL",
+            )
+            .bind(chat_id.as_uuid())
+            .bind(user_id.as_str())
+            .fetch_optional(&self.pool)
+            .await?;
+            row.map(|row| {
+                let role = row.try_get::<Option<i16>, _>("role")?.map(role).transpose()?;
+                Ok(ChatView { chat: chat(&row)?, role, access_version: row.try_get("access_version")? })
+            })
+            .transpose()
+        })
+        .await
+    }
+
+    async fn members(&self, chat_id: ChatId) -> Result<Vec<Member>> {
+        bounded(async {
+            let rows = sqlx::query("SELECT user_id, role, joined_at FROM chat_members WHERE chat_id = $1 ORDER BY role, user_id COLLATE \"C\"")
+                .bind(chat_id.as_uuid())
+                .fetch_all(&self.pool)
+                .await?;
+            rows.iter()
+                .map(|row| {
+                    Ok(Member { user_id: user_id(row, "user_id")?, role: role(row.try_get("role")?)?, joined_at: timestamp(row, "joined_at")? })
+                })
+                .collect()
+        })
+        .await
+    }
+
+    async fn list(&self, user_id: &UserId, before: Option<ChatId>, limit: usize) -> Result<Vec<Chat>> {
+        bounded(async {
+            let rows = sqlx::query(
+                "SELECT c.id, c.title, c.created_by, c.created_at, c.last_sequence
+                 FROM chat_members m JOIN chats c ON c.id = m.chat_id
+                 WHERE m.user_id = $1 AND m.chat_id < $2 AND c.deleted_at IS NULL
+                 ORDER BY m.chat_id DESC LIMIT $3",
+            )
+            .bind(user_id.as_str())
+            .bind(before.map_or(Uuid::max(), ChatId::as_uuid))
+            .bind(limit as i64)
+            .fetch_all(&self.pool)
+            .await?;
+            rows.iter().map(chat).collect()
+        })
+        .await
+    }
+
+    async fn change_members(
+        &self, chat_id: ChatId, involved: &[UserId], now: Timestamp, decide: DecideMembers<'_>,
+    ) -> Result<Result<Vec<MemberChange>, Refusal>> {
+        bounded(async {
+            let mut tx = self.pool.begin().await?;
+            let Some(view) = lock_and_view(&mut tx, chat_id, involved).await? else { return Ok(Err(Refusal::ChatNotFound)) };
+            let changes = match decide(&view) {
+                Ok(changes) => changes,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            if changes.is_empty() {
+                return Ok(Ok(changes));
+            }
+            let (mut users, mut roles, mut removed) = (Vec::new(), Vec::new(), Vec::new());
+            for change in &changes {
+                match change {
+                    MemberChange::Set(user, role) => {
+                        users.push(user.as_str());
+                        roles.push(*role as i16);
+                    }
+                    MemberChange::Remove(user) => removed.push(user.as_str()),
+                }
+            }
+            set_roles(&mut tx, chat_id, &users, &roles, now).await?;
+            sqlx::query("DELETE FROM chat_members WHERE chat_id = $1 AND user_id = ANY ($2)")
+                .bind(chat_id.as_uuid())
+                .bind(&removed)
+                .execute(&mut *tx)
+                .await?;
+            sqlx::query("UPDATE chats SET access_version = access_version + 1 WHERE id = $1")
+                .bind(chat_id.as_uuid())
+                .execute(&mut *tx)
+                .await?;
+            tx.commit().await?;
+            Ok(Ok(changes))
+        })
+        .await
+    }
+
+    async fn delete(&self, chat_id: ChatId, caller: &UserId, now: Timestamp, decide: DecideDelete<'_>) -> Result<Result<(), Refusal>> {
+        bounded(async {
+            let mut tx = self.pool.begin().await?;
+            let Some(view) = lock_and_view(&mut tx, chat_id, std::slice::from_ref(caller)).await? else {
+                return Ok(Err(Refusal::ChatNotFound));
+            };
+            if let Err(refusal) = decide(&view) {
+                return Ok(Err(refusal));
+            }
+            sqlx::query("UPDATE chats SET deleted_at = $2, access_version = access_version + 1 WHERE id = $1")
+                .bind(chat_id.as_uuid())
+                .bind(to_sql(now)?)
+                .execute(&mut *tx)
+                .await?;
+            tx.commit().await?;
+            Ok(Ok(()))
+        })
+        .await
+    }
+
+    async fn purge_deleted(&self, limit: usize) -> Result<usize> {
+        bounded(async {
+            let mut tx = self.pool.begin().await?;
+            // Another node may purge as well: each takes a chat that the other doesn't have.
+            let Some(row) = sqlx::query("SELECT id FROM chats WHERE deleted_at IS NOT NULL ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED")
+                .fetch_optional(&mut *tx)
+                .await?
+            else {
+                return Ok(0);
+            };
+            let id: Uuid = row.try_get("id")?;
+            let mut removed = 0;
+            for statement in [
+                "DELETE FROM messages WHERE chat_id = $1 AND sequence IN (SELECT sequence FROM messages WHERE chat_id = $1 ORDER BY sequence LIMIT $2)",
+                "DELETE FROM chat_members WHERE chat_id = $1 AND user_id IN (SELECT user_id FROM chat_members WHERE chat_id = $1 LIMIT $2)",
+                "DELETE FROM chats WHERE id = $1 AND $2 > 0",
+            ] {
+                let left = limit - removed;
+                if left == 0 {
+                    break;
+                }
+                removed += sqlx::query(statement).bind(id).bind(left as i64).execute(&mut *tx).await?.rows_affected() as usize;
+            }
+            tx.commit().await?;
+            Ok(removed)
+        })
+        .await
+    }
+
+    async fn positions(&self, chat_ids: &[ChatId]) -> Result<Vec<ChatPosition>> {
+        bounded(async {
+            let ids: Vec<Uuid> = chat_ids.iter().map(|id| id.as_uuid()).collect();
+            let rows = sqlx::query("SELECT id, last_sequence, access_version FROM chats WHERE id = ANY ($1) AND deleted_at IS NULL")
+                .bind(&ids)
+                .fetch_all(&self.pool)
+                .await?;
+            rows.iter()
+                .map(|row| {
+                    Ok(ChatPosition {
+                        chat_id: ChatId::from_uuid(row.try_get("id")?),
+                        last_sequence: row.try_get("last_sequence")?,
+                        access_version: row.try_get("access_version")?,
+                    })
+                })
+                .collect()
+        })
+        .await
+    }
+
+    async fn ping(&self) -> Result<()> {
+        bounded(async { Ok(sqlx::query("SELECT 1").execute(&self.pool).await.map(drop)?) }).await
+    }
+}
+
+/// No call waits longer for the server's answer than this, even where the server is frozen.
+pub(super) async fn bounded<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(ANSWER_TIMEOUT, work).await.unwrap_or(Err(StoreError::TimedOut(ANSWER_TIMEOUT)))
+}
+
+/// Locks the chat's row, and only then, in statements of their own, reads what a decision needs.
+async fn lock_and_view(tx: &mut Transaction<'_, Postgres>, chat_id: ChatId, involved: &[UserId]) -> Result<Option<MembershipView>> {
+    let locked = sqlx::query("SELECT id FROM chats WHERE id = $1 AND deleted_at IS NULL FOR UPDATE")
+        .bind(chat_id.as_uuid())
+        .fetch_optional(&mut **tx)
+        .await?;
+    if locked.is_none() {
+        return Ok(None);
+    }
+    let counts = sqlx::query("SELECT count(*) AS members, count(*) FILTER (WHERE role = 1) AS owners FROM chat_members WHERE chat_id = $1")
+        .bind(chat_id.as_uuid())
+        .fetch_one(&mut **tx)
+        .await?;
+    let users: Vec<&str> = involved.iter().map(UserId::as_str).collect();
+    let rows = sqlx::query("SELECT user_id, role FROM chat_members WHERE chat_id = $1 AND user_id = ANY ($2)")
+        .bind(chat_id.as_uuid())
+        .bind(&users)
+        .fetch_all(&mut **tx)
+        .await?;
+    let mut roles = HashMap::with_capacity(rows.len());
+    for row in &rows {
+        roles.insert(user_id(row, "user_id")?, role(row.try_get("role")?)?);
+    }
+    Ok(Some(MembershipView {
+        member_count: counts.try_get::<i64, _>("members")? as usize,
+        owner_count: counts.try_get::<i64, _>("owners")? as usize,
+        roles,
+    }))
+}
+
+async fn set_roles(tx: &mut PgConnection, chat_id: ChatId, users: &[&str], roles: &[i16], now: Timestamp) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO chat_members (chat_id, user_id, role, joined_at)
+         SELECT $1, u.user_id, u.role, $4 FROM unnest($2::text[], $3::smallint[]) AS u (user_id, role)
+         ON CONFLICT (chat_id, user_id) DO UPDATE SET role = excluded.role",
+    )
+    .bind(chat_id.as_uuid())
+    .bind(users)
+    .bind(roles)
+    .bind(to_sql(now)?)
+    .execute(tx)
+    .await?;
+    Ok(())
+}

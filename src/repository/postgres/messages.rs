@@ -1,0 +1,100 @@
+//! Pages of messages on PostgreSQL.
+
+use async_trait::async_trait;
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+
+use super::chats::bounded;
+use super::lane::PostgresLane;
+use super::{PostgresStore, timestamp, user_id};
+use crate::model::message::MESSAGE_OVERHEAD_BYTES;
+use crate::model::{Bound, ChatId, Message, Page, PageQuery};
+use crate::repository::{AppendLane, MessageRepository, Result};
+
+/// One statement, so one snapshot: the membership that allows the page, the chat's last sequence, and the messages. `weight`
+/// is the running weight before each message, so the row that passes the limit is the last one.
+macro_rules! page {
+    ($bound:literal, $order:literal) => {
+        concat!(
+            "WITH access AS (
+                 SELECT c.last_sequence FROM chats c
+                 WHERE c.id = $1 AND c.deleted_at IS NULL
+                   AND ($3 OR EXISTS (SELECT FROM chat_members m WHERE m.chat_id = c.id AND m.user_id = $2))
+             )
+             SELECT a.last_sequence, p.* FROM access a LEFT JOIN (
+                 SELECT * FROM (
+                     SELECT x.*, sum(octet_length(x.text) + octet_length(x.client_message_id) + octet_length(x.sender_id) + $6)
+                            OVER (ORDER BY x.sequence ", $order, " ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS weight
+                     FROM (
+                         SELECT sequence, sender_id, client_message_id, text, created_at FROM messages
+                         WHERE chat_id = $1 AND sequence ", $bound, " $4 ORDER BY sequence ", $order, " LIMIT $5 + 1
+                     ) x
+                 ) y WHERE coalesce(y.weight, 0) < $7
+             ) p ON true ORDER BY p.sequence ", $order
+        )
+    };
+}
+
+#[async_trait]
+impl MessageRepository for PostgresStore {
+    fn lane_count(&self) -> usize {
+        self.lanes
+    }
+
+    async fn open_lane(&self) -> Result<Box<dyn AppendLane>> {
+        let mut lane = PostgresLane::new(self.options.clone());
+        lane.connect().await?;
+        Ok(Box::new(lane))
+    }
+
+    async fn page(&self, query: &PageQuery) -> Result<Option<Page>> {
+        let (statement, bound, ascending) = match query.bound {
+            Bound::After(sequence) => (page!(">", "ASC"), sequence, true),
+            Bound::Before(sequence) => (page!("<", "DESC"), sequence, false),
+            Bound::Latest => (page!("<", "DESC"), i64::MAX, false),
+        };
+        bounded(async {
+            let rows = sqlx::query(statement)
+                .bind(query.chat_id.as_uuid())
+                .bind(query.reader.user_id.as_str())
+                .bind(query.reader.role.is_trusted())
+                .bind(bound)
+                .bind(query.limit as i64)
+                .bind(MESSAGE_OVERHEAD_BYTES as i64)
+                .bind(query.max_bytes as i64)
+                .fetch_all(&self.pool)
+                .await?;
+            let Some(first) = rows.first() else { return Ok(None) };
+            let last_sequence: i64 = first.try_get("last_sequence")?;
+            let mut messages = Vec::with_capacity(rows.len());
+            for row in &rows {
+                // The row of a chat without messages in this direction has no message.
+                let Some(sequence) = row.try_get::<Option<i64>, _>("sequence")? else { break };
+                if messages.len() == query.limit {
+                    break;
+                }
+                messages.push(message(row, query.chat_id, sequence)?);
+            }
+            if !ascending {
+                messages.reverse();
+            }
+            let has_more = match (messages.first(), messages.last()) {
+                (Some(first), Some(last)) => if ascending { last.sequence < last_sequence } else { first.sequence > 1 },
+                _ => false,
+            };
+            Ok(Some(Page { messages, has_more, last_sequence }))
+        })
+        .await
+    }
+}
+
+fn message(row: &PgRow, chat_id: ChatId, sequence: i64) -> Result<Message> {
+    Ok(Message {
+        chat_id,
+        sequence,
+        sender_id: user_id(row, "sender_id")?,
+        client_message_id: row.try_get("client_message_id")?,
+        text: row.try_get("text")?,
+        created_at: timestamp(row, "created_at")?,
+    })
+}

@@ -1,0 +1,128 @@
+//! PostgreSQL, 14 or newer.
+
+mod chats;
+mod lane;
+mod messages;
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::ConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow};
+use sqlx::{Connection, Row};
+
+use super::{Result, SchemaError, StoreError, migrations};
+use crate::model::{Chat, ChatId, Timestamp, UserId};
+
+static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("migrations/postgres");
+
+/// How long a statement waits for a row's lock.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a statement may run on the server.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an answer is waited for, so that a server that is frozen or cut off is noticed.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long a connection from the pool, or a new one, is waited for.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How to reach the database.
+#[derive(Clone, Debug)]
+pub struct PostgresOptions {
+    pub url: String,
+    /// Connections for everything but appends.
+    pub pool_connections: u32,
+    /// Connections for appends, one a lane.
+    pub lanes: usize,
+}
+
+/// The store.
+pub struct PostgresStore {
+    pool: PgPool,
+    options: PgConnectOptions,
+    lanes: usize,
+}
+
+impl PostgresStore {
+    /// Connects and checks the schema, after bringing it up to date where `migrate` says so.
+    pub async fn open(options: &PostgresOptions, migrate: bool) -> std::result::Result<Self, OpenError> {
+        let connect = connect_options(&options.url)?;
+        let mut connection = deadline(CONNECT_TIMEOUT, connect.connect()).await?;
+        // A migration may take its time; the time-outs of requests don't bind it.
+        sqlx::query("SET statement_timeout = 0").execute(&mut connection).await.map_err(StoreError::from)?;
+        sqlx::query("SET lock_timeout = 0").execute(&mut connection).await.map_err(StoreError::from)?;
+        migrations::prepare(&MIGRATOR, &mut connection, migrate).await?;
+        drop(connection.close().await);
+        let pool = PgPoolOptions::new()
+            .max_connections(options.pool_connections)
+            .acquire_timeout(CONNECT_TIMEOUT)
+            .connect_lazy_with(connect.clone());
+        Ok(Self { pool, options: connect, lanes: options.lanes })
+    }
+
+    /// Closes the pool's connections.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// Why the database can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("not a PostgreSQL URL: {0}")]
+    Url(#[source] sqlx::Error),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+}
+
+fn connect_options(url: &str) -> std::result::Result<PgConnectOptions, OpenError> {
+    let options = PgConnectOptions::from_str(url).map_err(OpenError::Url)?;
+    // Set for the session, whatever the server's or the role's defaults are.
+    Ok(options
+        .application_name("chat-service")
+        .options([
+            ("synchronous_commit", "on".to_owned()),
+            ("lock_timeout", LOCK_TIMEOUT.as_millis().to_string()),
+            ("statement_timeout", STATEMENT_TIMEOUT.as_millis().to_string()),
+            ("idle_in_transaction_session_timeout", ANSWER_TIMEOUT.as_millis().to_string()),
+            ("timezone", "UTC".to_owned()),
+        ])
+        .disable_statement_logging())
+}
+
+async fn deadline<T>(limit: Duration, work: impl Future<Output = std::result::Result<T, sqlx::Error>>) -> Result<T> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(done) => done.map_err(StoreError::from),
+        Err(_) => Err(StoreError::TimedOut(limit)),
+    }
+}
+
+fn to_sql(time: Timestamp) -> Result<DateTime<Utc>> {
+    DateTime::from_timestamp_micros(time.as_micros()).ok_or_else(|| StoreError::corrupt("a time out of range"))
+}
+
+fn timestamp(row: &PgRow, column: &str) -> Result<Timestamp> {
+    Ok(Timestamp::from_micros(row.try_get::<DateTime<Utc>, _>(column)?.timestamp_micros()))
+}
+
+fn user_id(row: &PgRow, column: &str) -> Result<UserId> {
+    Ok(UserId::new(row.try_get::<&str, _>(column)?))
+}
+
+/// Reads `id, title, created_by, created_at, last_sequence`.
+fn chat(row: &PgRow) -> Result<Chat> {
+    Ok(Chat {
+        id: ChatId::from_uuid(row.try_get("id")?),
+        title: row.try_get("title")?,
+        created_by: user_id(row, "created_by")?,
+        created_at: timestamp(row, "created_at")?,
+        last_sequence: row.try_get("last_sequence")?,
+    })
+}
+
+/// Ends a connection whose state is not known, without talking to the server.
+fn abandon(connection: PgConnection) {
+    drop(connection);
+}

@@ -1,0 +1,2 @@
+use crate::repository::StoreError;
+pub use super::postgres::PostgresStore as SqliteStore2;

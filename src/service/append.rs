@@ -1,0 +1,207 @@
+//! The append path: group commit.
+//!
+//! Chats are spread over lanes, each with one connection and one bounded queue. A lane takes all that waits, up to
+//! [`BATCH_MESSAGES_MAX`], as one batch; while it commits, the next one gathers. So batches grow with load and nobody waits
+//! for a timer. A chat keeps to one lane, so what is queued first is numbered first.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use super::Error;
+use crate::broker::{Broker, Delivery};
+use crate::model::{AppendOutcome, ChatId, Message, NewMessage, Timestamp};
+use crate::repository::AppendLane;
+
+/// Messages that wait for a lane; a send beyond is refused as [`Error::Overloaded`].
+pub const QUEUE_MESSAGES_MAX: usize = 4_096;
+/// Messages in one transaction.
+pub const BATCH_MESSAGES_MAX: usize = 256;
+
+/// Where a sent message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    pub sequence: i64,
+    pub created_at: Timestamp,
+}
+
+/// What became of a send.
+pub type SendResult = Result<Placed, Error>;
+
+/// A settled send of a stream.
+#[derive(Debug)]
+pub struct Settled {
+    pub chat_id: ChatId,
+    pub client_message_id: String,
+    pub result: SendResult,
+}
+
+/// Whoever waits for an outcome. Dropped without one, it answers [`Error::Unavailable`], so nobody waits for ever.
+pub struct Reply(Option<Waiting>);
+
+enum Waiting {
+    Call(oneshot::Sender<SendResult>),
+    /// Bounded by the stream's window of unsettled sends.
+    Stream { settled: mpsc::UnboundedSender<Settled>, chat_id: ChatId, client_message_id: String },
+}
+
+impl Reply {
+    pub fn call() -> (Self, oneshot::Receiver<SendResult>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self(Some(Waiting::Call(sender))), receiver)
+    }
+
+    pub fn stream(settled: mpsc::UnboundedSender<Settled>, chat_id: ChatId, client_message_id: String) -> Self {
+        Self(Some(Waiting::Stream { settled, chat_id, client_message_id }))
+    }
+
+    /// Answers. Whoever has gone away doesn't need it: the message is stored all the same.
+    pub fn answer(mut self, result: SendResult) {
+        self.send(result);
+    }
+
+    fn send(&mut self, result: SendResult) {
+        match self.0.take() {
+            None => {}
+            Some(Waiting::Call(sender)) => drop(sender.send(result)),
+            Some(Waiting::Stream { settled, chat_id, client_message_id }) => {
+                drop(settled.send(Settled { chat_id, client_message_id, result }));
+            }
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        self.send(Err(Error::Unavailable));
+    }
+}
+
+struct Job {
+    message: NewMessage,
+    reply: Reply,
+}
+
+/// The way in. When it is dropped the lanes finish what is queued and end.
+pub struct Appender {
+    queues: Vec<mpsc::Sender<Job>>,
+}
+
+impl Appender {
+    /// Starts a task for each lane.
+    pub fn start(lanes: Vec<Box<dyn AppendLane>>, broker: &Arc<dyn Broker>) -> (Self, Vec<JoinHandle<()>>) {
+        let (mut queues, mut tasks) = (Vec::new(), Vec::new());
+        for lane in lanes {
+            let (sender, receiver) = mpsc::channel(QUEUE_MESSAGES_MAX);
+            queues.push(sender);
+            tasks.push(tokio::spawn(run_lane(lane, receiver, Arc::clone(broker))));
+        }
+        (Self { queues }, tasks)
+    }
+
+    /// Queues a message behind those of its chat that were queued before. Never waits.
+    pub fn submit(&self, message: NewMessage, reply: Reply) {
+        let queue = &self.queues[message.chat_id.spread() % self.queues.len()];
+        match queue.try_send(Job { message, reply }) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(job)) => job.reply.answer(Err(Error::Overloaded)),
+            Err(mpsc::error::TrySendError::Closed(job)) => job.reply.answer(Err(Error::GoingAway)),
+        }
+    }
+}
+
+async fn run_lane(mut lane: Box<dyn AppendLane>, mut queue: mpsc::Receiver<Job>, broker: Arc<dyn Broker>) {
+    let mut jobs = Vec::with_capacity(BATCH_MESSAGES_MAX);
+    while queue.recv_many(&mut jobs, BATCH_MESSAGES_MAX).await > 0 {
+        let (messages, replies): (Vec<_>, Vec<_>) = jobs.drain(..).map(|job| (job.message, job.reply)).unzip();
+        let outcomes = append_all(lane.as_mut(), &messages).await;
+        let mut deliveries = Vec::with_capacity(messages.len());
+        for ((message, reply), outcome) in messages.into_iter().zip(replies).zip(outcomes) {
+            if let Some(placed) = outcome.to_deliver() {
+                deliveries.push(Delivery::new(stored(message, placed)));
+            }
+            reply.answer(outcome.result);
+        }
+        if !deliveries.is_empty() {
+            broker.publish(deliveries).await;
+        }
+    }
+}
+
+struct Outcome {
+    result: SendResult,
+    /// Not for what was stored and published before.
+    deliver: bool,
+}
+
+impl Outcome {
+    fn failed(error: Error) -> Self {
+        Self { result: Err(error), deliver: false }
+    }
+
+    fn to_deliver(&self) -> Option<Placed> {
+        self.result.as_ref().ok().filter(|_| self.deliver).copied()
+    }
+}
+
+fn stored(message: NewMessage, placed: Placed) -> Message {
+    Message {
+        chat_id: message.chat_id,
+        sequence: placed.sequence,
+        sender_id: message.sender.user_id,
+        client_message_id: message.client_message_id,
+        text: message.text,
+        created_at: placed.created_at,
+    }
+}
+
+/// Appends a batch. One that the store refuses is split, in order, until only the guilty message stands alone.
+async fn append_all(lane: &mut dyn AppendLane, messages: &[NewMessage]) -> Vec<Outcome> {
+    let mut outcomes = Vec::with_capacity(messages.len());
+    let mut parts = vec![messages];
+    while let Some(part) = parts.pop() {
+        match append_surely(lane, part).await {
+            Ok((found, again)) => outcomes.extend(found.into_iter().map(|outcome| outcome_of(outcome, again))),
+            Err(error) if error == Error::Internal && part.len() > 1 => {
+                let (first, second) = part.split_at(part.len() / 2);
+                parts.extend([second, first]);
+            }
+            Err(Error::Unavailable) => {
+                // The rest would only wait for the same.
+                let left = messages.len() - outcomes.len();
+                outcomes.extend((0..left).map(|_| Outcome::failed(Error::Unavailable)));
+                return outcomes;
+            }
+            Err(error) => outcomes.extend(part.iter().map(|_| Outcome::failed(error.clone()))),
+        }
+    }
+    outcomes
+}
+
+/// Appends, and where the outcome is not known once more before anyone is answered: the ids make that right. Says whether
+/// it took the second time, when what looks like a duplicate may be the first time's own.
+async fn append_surely(lane: &mut dyn AppendLane, part: &[NewMessage]) -> Result<(Vec<AppendOutcome>, bool), Error> {
+    match lane.append(part).await {
+        Ok(outcomes) => Ok((outcomes, false)),
+        Err(error) if error.is_unknown_outcome() => {
+            tracing::warn!(error = %error, messages = part.len(), "an append's outcome is unknown; appending again");
+            Ok((lane.append(part).await?, true))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn outcome_of(outcome: AppendOutcome, again: bool) -> Outcome {
+    match outcome {
+        AppendOutcome::Stored { sequence, created_at } => Outcome { result: Ok(Placed { sequence, created_at }), deliver: true },
+        AppendOutcome::Duplicate { sequence, created_at } => Outcome { result: Ok(Placed { sequence, created_at }), deliver: again },
+        AppendOutcome::Conflict => Outcome::failed(Error::MessageIdTaken),
+        AppendOutcome::NotFound => Outcome::failed(Error::ChatNotFound),
+        AppendOutcome::Denied => Outcome::failed(Error::Denied),
+        AppendOutcome::Busy => Outcome::failed(Error::Unavailable),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,143 @@
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+
+use super::*;
+use crate::broker::AccessEnd;
+use crate::model::{Sender, SystemRole, UserId};
+use crate::repository::{Result as StoreResult, StoreError};
+
+/// A store that loses as many answers as it is told, refuses poison, and notes the batches that it got.
+#[derive(Default)]
+struct ScriptedLane {
+    /// Calls that store and then answer nothing.
+    lost_answers: usize,
+    stored: Vec<String>,
+    calls: Arc<Mutex<Vec<Vec<String>>>>,
+}
+
+#[async_trait]
+impl AppendLane for ScriptedLane {
+    async fn append(&mut self, batch: &[NewMessage]) -> StoreResult<Vec<AppendOutcome>> {
+        self.calls.lock().unwrap().push(batch.iter().map(|m| m.text.clone()).collect());
+        if batch.iter().any(|m| m.text == "poison") {
+            return Err(StoreError::Refused(sqlx::Error::RowNotFound));
+        }
+        let outcomes = batch
+            .iter()
+            .map(|message| match self.stored.iter().position(|id| *id == message.client_message_id) {
+                Some(at) => AppendOutcome::Duplicate { sequence: at as i64 + 1, created_at: Timestamp::from_micros(1) },
+                None => {
+                    self.stored.push(message.client_message_id.clone());
+                    AppendOutcome::Stored { sequence: self.stored.len() as i64, created_at: Timestamp::from_micros(1) }
+                }
+            })
+            .collect();
+        if self.lost_answers > 0 {
+            self.lost_answers -= 1;
+            return Err(StoreError::TimedOut(std::time::Duration::ZERO));
+        }
+        Ok(outcomes)
+    }
+}
+
+#[derive(Default)]
+struct RecordingBroker(Mutex<Vec<i64>>);
+
+#[async_trait]
+impl Broker for RecordingBroker {
+    async fn publish(&self, messages: Vec<Arc<Delivery>>) {
+        self.0.lock().unwrap().extend(messages.iter().map(|d| d.message.sequence));
+    }
+    async fn announce(&self, _: AccessEnd) {}
+}
+
+fn message(chat_id: ChatId, text: &str) -> NewMessage {
+    let sender = Sender { user_id: UserId::new("alice"), role: SystemRole::User };
+    NewMessage { chat_id, sender, client_message_id: format!("id of {text}"), text: text.into() }
+}
+
+/// Sends the texts in one go and returns their results and what was published.
+async fn send_all(lane: ScriptedLane, texts: &[&str]) -> (Vec<SendResult>, Vec<i64>) {
+    let recording = Arc::new(RecordingBroker::default());
+    let broker: Arc<dyn Broker> = recording.clone();
+    let (appender, tasks) = Appender::start(vec![Box::new(lane)], &broker);
+    let chat_id = ChatId::generate();
+    let mut waiting = Vec::new();
+    for text in texts {
+        let (reply, outcome) = Reply::call();
+        appender.submit(message(chat_id, text), reply);
+        waiting.push(outcome);
+    }
+    let mut results = Vec::new();
+    for outcome in waiting {
+        results.push(outcome.await.unwrap());
+    }
+    drop(appender);
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let published = recording.0.lock().unwrap().clone();
+    (results, published)
+}
+
+fn sequences(results: &[SendResult]) -> Vec<Option<i64>> {
+    results.iter().map(|result| result.as_ref().ok().map(|placed| placed.sequence)).collect()
+}
+
+#[tokio::test]
+async fn what_waits_together_is_one_batch_and_keeps_its_order() {
+    let lane = ScriptedLane::default();
+    let calls = Arc::clone(&lane.calls);
+    let (results, published) = send_all(lane, &["a", "b", "c"]).await;
+    assert_eq!(sequences(&results), [Some(1), Some(2), Some(3)]);
+    assert_eq!(published, [1, 2, 3]);
+    assert_eq!(calls.lock().unwrap().as_slice(), [vec!["a", "b", "c"]]);
+}
+
+#[tokio::test]
+async fn a_poison_message_fails_alone() {
+    let (results, published) = send_all(ScriptedLane::default(), &["a", "b", "poison", "c", "d"]).await;
+    assert_eq!(sequences(&results), [Some(1), Some(2), None, Some(3), Some(4)]);
+    assert_eq!(results[2], Err(Error::Internal));
+    assert_eq!(published, [1, 2, 3, 4]);
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_asked_for_again_before_anyone_is_answered() {
+    let lane = ScriptedLane { lost_answers: 1, ..ScriptedLane::default() };
+    let (results, published) = send_all(lane, &["a", "b"]).await;
+    assert_eq!(sequences(&results), [Some(1), Some(2)]);
+    assert_eq!(published, [1, 2], "stored the first time, published the second");
+}
+
+#[tokio::test]
+async fn an_answer_lost_twice_is_unavailable_for_everyone_in_the_batch() {
+    let lane = ScriptedLane { lost_answers: 2, ..ScriptedLane::default() };
+    let (results, published) = send_all(lane, &["a", "b"]).await;
+    assert_eq!(results, [Err(Error::Unavailable), Err(Error::Unavailable)]);
+    assert!(published.is_empty());
+}
+
+#[tokio::test]
+async fn a_retry_is_not_delivered_again() {
+    let (results, published) = send_all(ScriptedLane::default(), &["a", "a"]).await;
+    assert_eq!(sequences(&results), [Some(1), Some(1)]);
+    assert_eq!(published, [1]);
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_instead_of_growing() {
+    let broker: Arc<dyn Broker> = Arc::new(RecordingBroker::default());
+    let (appender, _tasks) = Appender::start(vec![Box::new(ScriptedLane::default())], &broker);
+    let chat_id = ChatId::generate();
+    let mut waiting = Vec::new();
+    // The lane's task can't run before this one waits, so what doesn't fit into the queue is refused.
+    for number in 0..=QUEUE_MESSAGES_MAX {
+        let (reply, outcome) = Reply::call();
+        appender.submit(message(chat_id, &number.to_string()), reply);
+        waiting.push(outcome);
+    }
+    assert_eq!(waiting.pop().unwrap().await.unwrap(), Err(Error::Overloaded));
+    assert!(waiting.pop().unwrap().await.unwrap().is_ok());
+}

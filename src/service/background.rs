@@ -1,0 +1,110 @@
+//! What runs beside the requests: the sweep and the purge.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::CATCH_UP_PAGE_BYTES;
+use crate::broker::{AccessEnd, Delivery, Registry};
+use crate::model::{Bound, ChatId, ChatPosition, PageQuery, Reader, SystemRole, UserId};
+use crate::repository::{ChatRepository, MessageRepository, Result};
+
+/// Chats in one query of the sweep.
+const SWEEP_CHATS_MAX: usize = 1_000;
+/// Messages in one read of the sweep.
+const SWEEP_PAGE_MESSAGES: usize = 256;
+/// Rows that one purge transaction removes.
+const PURGE_ROWS_MAX: usize = 1_000;
+/// How often deleted chats are looked for.
+const PURGE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Compares what this process's streams have seen with what is committed, every `interval`, until `stop`: so even a last
+/// message whose publish was lost arrives, and a removal whose announcement was lost takes effect.
+pub async fn run_sweep(
+    chats: Arc<dyn ChatRepository>, messages: Arc<dyn MessageRepository>, registry: Arc<Registry>, interval: Duration, stop: CancellationToken,
+) {
+    let sweep = Sweep { chats, messages, registry };
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        if let Err(error) = sweep.once().await {
+            tracing::warn!(error = %error, "a sweep failed; the next one repeats it");
+        }
+    }
+}
+
+struct Sweep {
+    chats: Arc<dyn ChatRepository>,
+    messages: Arc<dyn MessageRepository>,
+    registry: Arc<Registry>,
+}
+
+impl Sweep {
+    async fn once(&self) -> Result<()> {
+        for ids in self.registry.chats().chunks(SWEEP_CHATS_MAX) {
+            let watermark = self.registry.watermark();
+            let positions = self.chats.positions(ids).await?;
+            let found: HashMap<ChatId, ChatPosition> = positions.into_iter().map(|position| (position.chat_id, position)).collect();
+            for id in ids {
+                match found.get(id) {
+                    None => self.registry.evict(&AccessEnd::Deleted { chat_id: *id }),
+                    Some(position) => {
+                        self.check_access(position, watermark).await?;
+                        self.heal(position).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn check_access(&self, position: &ChatPosition, watermark: u64) -> Result<()> {
+        if self.registry.access_moved(position) {
+            let members = self.chats.members(position.chat_id).await?;
+            let members: HashSet<UserId> = members.into_iter().map(|member| member.user_id).collect();
+            self.registry.evict_strangers(position.chat_id, &members, watermark);
+            self.registry.access_checked(position);
+        }
+        Ok(())
+    }
+
+    /// Reads what was committed but never went through, once for all of the chat's streams.
+    async fn heal(&self, position: &ChatPosition) -> Result<()> {
+        while let Some(head) = self.registry.behind(position) {
+            let reader = Reader { user_id: UserId::new("sweep"), role: SystemRole::Service };
+            let query = PageQuery {
+                chat_id: position.chat_id,
+                reader,
+                bound: Bound::After(head),
+                limit: SWEEP_PAGE_MESSAGES,
+                max_bytes: CATCH_UP_PAGE_BYTES,
+            };
+            let Some(page) = self.messages.page(&query).await?.filter(|page| !page.messages.is_empty()) else { break };
+            for message in page.messages {
+                self.registry.deliver(Delivery::new(message));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes the rows of deleted chats, in chunks, until `stop`.
+pub async fn run_purge(chats: Arc<dyn ChatRepository>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(PURGE_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        loop {
+            match chats.purge_deleted(PURGE_ROWS_MAX).await {
+                Ok(0) => break,
+                Ok(_) if stop.is_cancelled() => return,
+                Ok(rows) => tracing::debug!(rows, "removed rows of deleted chats"),
+                Err(error) => {
+                    tracing::warn!(error = %error, "removing rows of deleted chats failed; it is tried again");
+                    break;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! ConnectChat: hands the stream to a session.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tonic::{Request, Response, Status};
+
+use super::{Answer, ChatApi};
+use crate::converter::status::{self, Refused};
+use crate::model::Identity;
+use crate::pb::chat::v1 as pb;
+use crate::service::Error;
+use crate::transport::session::Session;
+use crate::transport::session::outbox::{self, OutboxBody};
+use crate::transport::stream_task;
+
+/// The generated trait wants a stream; the answer's real body goes by [`ConnectBody`], because the generated encoder would copy
+/// each message for each stream.
+pub type NoStream = futures_util::stream::Empty<Result<pb::ConnectChatResponse, Status>>;
+
+/// In a response's extensions: the body that takes the place of the empty one. `routes` puts it there.
+#[derive(Clone)]
+pub struct ConnectBody(Arc<Mutex<Option<OutboxBody>>>);
+
+impl ConnectBody {
+    pub fn take(&self) -> Option<OutboxBody> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl ChatApi {
+    pub(super) fn connect(&self, request: Request<tonic::Streaming<pb::ConnectChatRequest>>) -> Answer<NoStream> {
+        let (_, extensions, inbound) = request.into_parts();
+        let identity = extensions.get::<Identity>().cloned().ok_or_else(|| status::refused(Refused::TokenMissing))?;
+        if self.options.draining.is_cancelled() {
+            return Err(status::of_error(&Error::GoingAway));
+        }
+        let (outbox, body) = outbox::outbox();
+        let session = Session::new((*self.options).clone(), identity, inbound, outbox);
+        if !stream_task::attach(session.run()) {
+            return Err(status::refused(Refused::NeedsHttp2));
+        }
+        let mut response = Response::new(futures_util::stream::empty());
+        response.extensions_mut().insert(ConnectBody(Arc::new(Mutex::new(Some(body)))));
+        Ok(response)
+    }
+}

@@ -1,0 +1,67 @@
+//! What answers on the public port, with the layers that every request passes.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::body::Body;
+use http::{Request, Response};
+use tonic::service::Routes;
+use tonic_health::pb::health_server::{Health, HealthServer};
+
+use super::handlers::{ChatApi, ConnectBody};
+use crate::interceptor::HttpService;
+use crate::interceptor::auth::Auth;
+use crate::interceptor::log::Log;
+use crate::interceptor::panic::CatchPanic;
+use crate::interceptor::token::Verifier;
+use crate::model::limits;
+use crate::pb::FILE_DESCRIPTOR_SET;
+use crate::pb::chat::v1::chat_service_server::ChatServiceServer;
+
+pub struct RouteOptions<H> {
+    pub api: ChatApi,
+    pub verifier: Arc<Verifier>,
+    pub health: HealthServer<H>,
+    pub reflection: bool,
+}
+
+/// The public port's service.
+pub fn routes<H: Health>(options: RouteOptions<H>) -> Result<impl HttpService + use<H>, tonic_reflection::server::Error> {
+    let api = ChatServiceServer::new(options.api).max_decoding_message_size(limits::REQUEST_BYTES_MAX);
+    let mut routes = Routes::new(api).add_service(options.health);
+    if options.reflection {
+        let builder = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        routes = routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?);
+    }
+    let router = routes.into_axum_router().layer(axum::middleware::map_response(put_connect_body));
+    Ok(CatchPanic(Log(Auth { inner: Answering(router), verifier: options.verifier })))
+}
+
+async fn put_connect_body(mut response: Response<Body>) -> Response<Body> {
+    match response.extensions_mut().remove::<ConnectBody>().and_then(|body| body.take()) {
+        Some(body) => response.map(|_| Body::new(body)),
+        None => response,
+    }
+}
+
+/// The router under the stack's own names of types.
+#[derive(Clone)]
+struct Answering(axum::Router);
+
+impl tower::Service<Request<Body>> for Answering {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = <axum::Router as tower::Service<Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Infallible>> {
+        tower::Service::<Request<Body>>::poll_ready(&mut self.0, cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.0.call(request)
+    }
+}

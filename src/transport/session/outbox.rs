@@ -1,0 +1,186 @@
+//! The hand-over from a session to its response's body.
+//!
+//! Bounded by the session's own restraint: above [`HIGH_WATER_BYTES`] it takes on nothing that would add to it but what is
+//! already in its hands, a page or an event. What waits together goes out as one piece.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Body, Frame};
+use tonic::Status;
+
+use crate::converter::frames;
+use crate::pb::chat::v1::connect_chat_response::Event;
+
+/// At this many waiting bytes the session stops taking on more.
+pub const HIGH_WATER_BYTES: usize = 64 * 1024;
+/// The largest piece that goes to HTTP/2 at once, which holds it until the client takes it.
+const PIECE_BYTES_MAX: usize = 64 * 1024;
+
+/// The most bytes that any stream of this process has held; for tests and diagnosis.
+static PEAK_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+/// The most bytes that any one stream of this process has held waiting for its client.
+pub fn peak_bytes() -> usize {
+    PEAK_BYTES.load(Ordering::Relaxed)
+}
+
+#[derive(Default)]
+struct Shared {
+    waiting: BytesMut,
+    /// Settled sends among what waits.
+    settled: usize,
+    /// Set by the body, cleared by [`Outbox::taken`].
+    taken: bool,
+    end: Option<Status>,
+    ended: bool,
+    body: Option<Waker>,
+    session: Option<Waker>,
+}
+
+/// The session's end.
+pub struct Outbox(Arc<Mutex<Shared>>);
+
+/// The response's end.
+pub struct OutboxBody(Arc<Mutex<Shared>>);
+
+pub fn outbox() -> (Outbox, OutboxBody) {
+    let shared = Arc::default();
+    (Outbox(Arc::clone(&shared)), OutboxBody(shared))
+}
+
+impl Outbox {
+    pub fn event(&self, event: Event) {
+        self.put(|out| frames::put_event(out, event));
+    }
+
+    /// An event that settles a send.
+    pub fn settle(&self, event: Event) {
+        lock(&self.0).settled += 1;
+        self.event(event);
+    }
+
+    /// A gRPC message that is encoded already.
+    pub fn frame(&self, frame: &Bytes) {
+        self.put(|out| out.extend_from_slice(frame));
+    }
+
+    fn put(&self, write: impl FnOnce(&mut BytesMut)) {
+        let mut shared = lock(&self.0);
+        write(&mut shared.waiting);
+        PEAK_BYTES.fetch_max(shared.waiting.len(), Ordering::Relaxed);
+        wake(shared.body.take());
+    }
+
+    /// Ends the stream behind what waits.
+    pub fn end(&self, status: Status) {
+        let mut shared = lock(&self.0);
+        shared.end = Some(status);
+        wake(shared.body.take());
+    }
+
+    pub fn has_room(&self) -> bool {
+        lock(&self.0).waiting.len() < HIGH_WATER_BYTES
+    }
+
+    /// Settled sends that wait to be handed to the transport.
+    pub fn settled_waiting(&self) -> usize {
+        lock(&self.0).settled
+    }
+
+    /// Waits until the body has taken something since the last call. Cancel safe.
+    pub async fn taken(&self) {
+        std::future::poll_fn(|cx| {
+            let mut shared = lock(&self.0);
+            if std::mem::take(&mut shared.taken) {
+                return Poll::Ready(());
+            }
+            shared.session = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+impl Body for OutboxBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let mut shared = lock(&self.0);
+        if !shared.waiting.is_empty() {
+            let piece = if shared.waiting.len() <= PIECE_BYTES_MAX {
+                // Gives the memory away: an idle stream holds none.
+                std::mem::take(&mut shared.waiting)
+            } else {
+                shared.waiting.split_to(PIECE_BYTES_MAX)
+            };
+            if shared.waiting.is_empty() {
+                shared.settled = 0;
+            }
+            shared.taken = true;
+            wake(shared.session.take());
+            return Poll::Ready(Some(Ok(Frame::data(piece.freeze()))));
+        }
+        if shared.ended {
+            return Poll::Ready(None);
+        }
+        if let Some(status) = shared.end.take() {
+            shared.ended = true;
+            let mut trailers = HeaderMap::new();
+            // Statuses are made by `converter`, whose texts fit a header.
+            if status.add_header(&mut trailers).is_err() {
+                trailers.insert("grpc-status", http::HeaderValue::from_static("13"));
+            }
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
+        shared.body = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn is_end_stream(&self) -> bool {
+        lock(&self.0).ended
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+
+    #[tokio::test]
+    async fn what_waits_together_goes_out_as_one_piece_and_the_status_last() {
+        let (outbox, mut body) = outbox();
+        outbox.frame(&Bytes::from_static(b"one"));
+        outbox.frame(&Bytes::from_static(b"two"));
+        outbox.end(Status::ok(""));
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "onetwo");
+        assert_eq!(body.frame().await.unwrap().unwrap().into_trailers().unwrap()["grpc-status"], "0");
+        assert!(body.frame().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_send_counts_until_its_settlement_was_taken() {
+        let (outbox, mut body) = outbox();
+        outbox.settle(frames::going_away(std::time::Duration::ZERO));
+        assert_eq!(outbox.settled_waiting(), 1);
+        body.frame().await.unwrap().unwrap();
+        outbox.taken().await;
+        assert_eq!(outbox.settled_waiting(), 0);
+    }
+}

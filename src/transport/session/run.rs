@@ -1,0 +1,507 @@
+//! The loop of a connected stream.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use rand::Rng;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio_stream::wrappers::BroadcastStream;
+use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+
+use super::outbox::Outbox;
+use super::state::{Cursor, Verdict};
+use crate::broker::{Delivery, Eviction, Mailbox, Subscription};
+use crate::converter::status::{self, Refused};
+use crate::converter::{chat, frames, validate};
+use crate::interceptor::token::Verifier;
+use crate::model::{ChatId, Clock, Identity, Page, Timestamp, limits};
+use crate::pb::chat::v1 as pb;
+use crate::pb::chat::v1::connect_chat_request::Frame;
+use crate::pb::chat::v1::connect_chat_response::Event;
+use crate::service::append::Settled;
+use crate::service::{ChatService, Error, Joined, SendMessage};
+
+/// When a stream's first valid frame is due.
+const FIRST_FRAME_DUE: Duration = Duration::from_secs(10);
+/// How long a stream that has ended waits for its client to read the rest before it is reset.
+const LINGER: Duration = Duration::from_secs(5);
+/// Tries of a read that a stream can't go on without, with growing pauses between them: about 20 s in all.
+const READ_TRIES: u32 = 12;
+const READ_PAUSE: Duration = Duration::from_millis(50);
+const READ_PAUSE_MAX: Duration = Duration::from_secs(3);
+/// Clients that are told to go come back after a random time up to this.
+const RECONNECT_SPREAD: Duration = Duration::from_millis(500);
+
+/// What sessions share.
+#[derive(Clone)]
+pub struct SessionOptions {
+    pub service: Arc<ChatService>,
+    pub verifier: Arc<Verifier>,
+    pub clock: Arc<dyn Clock>,
+    /// Cancelled when the server begins to stop.
+    pub draining: CancellationToken,
+}
+
+type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// A read that the session waits for. While one that a frame asked for is under way, no further frame is read: frames act in
+/// their order.
+enum Done {
+    Joined { chat_id: ChatId, follow: bool, result: Result<Joined, Error> },
+    /// Where the joined chats stand, after the client has closed its side.
+    Positions(Vec<(ChatId, Result<i64, Error>)>),
+}
+
+struct JoinedChat {
+    id: ChatId,
+    cursor: Cursor,
+    subscription: Subscription,
+    receiver: BroadcastStream<Arc<Delivery>>,
+}
+
+/// What the loop woke up for.
+enum Input {
+    Draining,
+    TokenExpired,
+    FirstFrameLate,
+    Evicted(Vec<(ChatId, u64, Eviction)>),
+    Settled(Settled),
+    Done(Done),
+    Page(ChatId, Result<Page, Error>),
+    Taken,
+    Frame(Option<Result<pb::ConnectChatRequest, Status>>),
+    Delivery(usize, Result<Arc<Delivery>, BroadcastStreamRecvError>),
+}
+
+/// What the client has closed, and what is left to do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Inbound {
+    Open,
+    /// The client has closed its side; sends are settled first.
+    Closed,
+    /// The chats' last positions are known or being read.
+    Finishing,
+}
+
+pub struct Session<S> {
+    options: SessionOptions,
+    identity: Identity,
+    inbound: S,
+    outbox: Outbox,
+    mailbox: Arc<Mailbox>,
+    chats: Vec<JoinedChat>,
+    /// Which chat is looked at first: moves on, so that a busy one doesn't hide the others.
+    turn: usize,
+    settled_sender: mpsc::UnboundedSender<Settled>,
+    settled: mpsc::UnboundedReceiver<Settled>,
+    /// Sends that are on their lane. With those whose settlement waits in the outbox: the stream's window.
+    unsettled: usize,
+    task: Option<Task<Done>>,
+    /// Evictions of the subscription that a join under way has made.
+    early: Vec<(u64, Eviction)>,
+    page: Option<Task<(ChatId, Result<Page, Error>)>>,
+    expiry: Pin<Box<Sleep>>,
+    /// Until the first valid frame.
+    first_frame_due: Option<Pin<Box<Sleep>>>,
+    state: Inbound,
+    follow: bool,
+    draining: bool,
+}
+
+impl<S> Session<S>
+where
+    S: Stream<Item = Result<pb::ConnectChatRequest, Status>> + Unpin + Send + 'static,
+{
+    pub fn new(options: SessionOptions, identity: Identity, inbound: S, outbox: Outbox) -> Self {
+        let (settled_sender, settled) = mpsc::unbounded_channel();
+        let expiry = Box::pin(sleep_until(deadline(options.clock.as_ref(), identity.expires_at)));
+        Self {
+            options,
+            identity,
+            inbound,
+            outbox,
+            mailbox: Arc::default(),
+            chats: Vec::new(),
+            turn: 0,
+            settled_sender,
+            settled,
+            unsettled: 0,
+            task: None,
+            early: Vec::new(),
+            page: None,
+            expiry,
+            first_frame_due: Some(Box::pin(sleep(FIRST_FRAME_DUE))),
+            state: Inbound::Open,
+            follow: false,
+            draining: false,
+        }
+    }
+
+    /// Runs until the stream ends, and returns when its client has had its time to read the rest: then it is to be reset.
+    pub async fn run(mut self) {
+        let status = loop {
+            let input = self.next().await;
+            if let Err(end) = self.handle(input) {
+                break end;
+            }
+            if let Some(end) = self.proceed() {
+                break end;
+            }
+        };
+        self.chats.clear();
+        self.outbox.end(status);
+        sleep(LINGER).await;
+    }
+
+    /// Waits for whatever comes first. What must happen whether or not the client reads stands first and asks for no room.
+    async fn next(&mut self) -> Input {
+        let room = self.outbox.has_room();
+        let window = self.unsettled + self.outbox.settled_waiting() < limits::UNSETTLED_SENDS_PER_STREAM;
+        let read_frames = room && window && self.state == Inbound::Open && self.task.is_none();
+        let chats = &mut self.chats;
+        let turn = self.turn;
+        tokio::select! {
+            biased;
+            () = self.options.draining.cancelled(), if !self.draining => Input::Draining,
+            () = self.expiry.as_mut() => Input::TokenExpired,
+            () = optional(&mut self.first_frame_due), if self.first_frame_due.is_some() => Input::FirstFrameLate,
+            evictions = self.mailbox.take() => Input::Evicted(evictions),
+            Some(settled) = self.settled.recv(), if room => Input::Settled(settled),
+            done = optional(&mut self.task), if room && self.task.is_some() => Input::Done(done),
+            (chat_id, page) = optional(&mut self.page), if room && self.page.is_some() => Input::Page(chat_id, page),
+            () = self.outbox.taken(), if !room || !window => Input::Taken,
+            frame = self.inbound.next(), if read_frames => Input::Frame(frame),
+            (at, item) = std::future::poll_fn(|cx| poll_chats(chats, turn, cx)), if room => Input::Delivery(at, item),
+        }
+    }
+
+    fn handle(&mut self, input: Input) -> Result<(), Status> {
+        match input {
+            Input::Draining => {
+                self.draining = true;
+                self.outbox.event(frames::going_away(rand::rng().random_range(Duration::ZERO..RECONNECT_SPREAD)));
+            }
+            Input::TokenExpired => return Err(status::refused(Refused::TokenExpired)),
+            Input::FirstFrameLate => return Err(status::refused(Refused::FirstFrameLate)),
+            Input::Evicted(evictions) => self.evicted(evictions),
+            Input::Settled(settled) => self.settled(settled),
+            Input::Done(done) => {
+                self.task = None;
+                self.done(done)?;
+                self.early.clear();
+            }
+            Input::Page(chat_id, page) => {
+                self.page = None;
+                self.page(chat_id, page)?;
+            }
+            Input::Taken => {}
+            Input::Frame(None) => self.state = Inbound::Closed,
+            Input::Frame(Some(Ok(request))) => self.frame(request),
+            Input::Frame(Some(Err(error))) => return Err(broken(error)),
+            Input::Delivery(at, item) => self.deliver(at, item),
+        }
+        Ok(())
+    }
+
+    /// Starts what is to be done next; `Some`: the stream has done everything that it was asked for.
+    fn proceed(&mut self) -> Option<Status> {
+        if self.draining && self.unsettled == 0 && self.task.is_none() {
+            return Some(status::of_error(&Error::GoingAway));
+        }
+        if self.state == Inbound::Closed && !self.follow && self.unsettled == 0 && self.task.is_none() {
+            self.state = Inbound::Finishing;
+            self.task = Some(self.read_positions());
+        }
+        if self.state == Inbound::Finishing && self.task.is_none() && self.chats.iter().all(|chat| chat.cursor.is_done()) {
+            return Some(Status::ok(""));
+        }
+        if self.page.is_none() {
+            let (before, after) = self.chats.split_at(self.turn.min(self.chats.len()));
+            let behind = after.iter().chain(before).find(|chat| chat.cursor.is_behind()).map(|chat| (chat.id, chat.cursor.delivered()));
+            if let Some((chat_id, delivered)) = behind {
+                self.turn = (self.turn + 1) % self.chats.len();
+                self.page = Some(self.read_page(chat_id, delivered));
+            }
+        }
+        None
+    }
+
+    fn frame(&mut self, request: pb::ConnectChatRequest) {
+        let violations = validate::violations(&request);
+        let valid = violations.is_empty();
+        let refusal = (!valid).then(|| status::invalid(&violations));
+        match request.frame {
+            None => self.reject(pb::FrameKind::Unspecified, String::new(), String::new(), &status::refused(Refused::UnknownFrame)),
+            Some(Frame::Join(join)) => self.join(join, refusal),
+            Some(Frame::Leave(leave)) => self.leave(leave, refusal),
+            Some(Frame::Send(send)) => self.send(send, refusal),
+            Some(Frame::RefreshToken(refresh)) => self.refresh(&refresh, refusal),
+        }
+        if valid {
+            self.first_frame_due = None;
+        }
+    }
+
+    fn join(&mut self, join: pb::JoinFrame, refusal: Option<Status>) {
+        let chat_id = match self.chat_of(&join.chat_id, refusal) {
+            Ok(chat_id) if self.find(chat_id).is_some() => Err(status::refused(Refused::StreamJoined)),
+            Ok(_) if self.chats.len() >= limits::CHATS_PER_STREAM => Err(status::refused(Refused::TooManyChats)),
+            found => found,
+        };
+        match chat_id {
+            Ok(chat_id) => {
+                let (service, identity, mailbox) = (Arc::clone(&self.options.service), self.identity.clone(), Arc::clone(&self.mailbox));
+                let (after, follow) = (join.after_sequence, join.follow);
+                self.task = Some(Box::pin(async move {
+                    let result = service.join(&identity, chat_id, after, mailbox).await;
+                    Done::Joined { chat_id, follow, result }
+                }));
+            }
+            Err(refusal) => self.reject(pb::FrameKind::Join, join.chat_id, String::new(), &refusal),
+        }
+    }
+
+    fn leave(&mut self, leave: pb::LeaveFrame, refusal: Option<Status>) {
+        let at = self.chat_of(&leave.chat_id, refusal).and_then(|id| self.find(id).ok_or_else(|| status::refused(Refused::StreamNotJoined)));
+        match at {
+            Ok(at) => self.remove(at, pb::LeftReason::Asked),
+            Err(refusal) => self.reject(pb::FrameKind::Leave, leave.chat_id, String::new(), &refusal),
+        }
+    }
+
+    fn send(&mut self, send: pb::SendFrame, refusal: Option<Status>) {
+        let refusal = refusal.or_else(|| self.draining.then(|| status::of_error(&Error::GoingAway)));
+        match self.chat_of(&send.chat_id, refusal) {
+            Ok(chat_id) => {
+                self.unsettled += 1;
+                let message = SendMessage { chat_id, client_message_id: send.client_message_id, text: send.text };
+                self.options.service.submit_message(&self.identity, message, self.settled_sender.clone());
+            }
+            Err(refusal) => self.reject(pb::FrameKind::Send, send.chat_id, send.client_message_id, &refusal),
+        }
+    }
+
+    fn refresh(&mut self, refresh: &pb::RefreshTokenFrame, refusal: Option<Status>) {
+        let verified = refusal.map_or_else(|| self.options.verifier.verify(&refresh.token).map_err(status::refused), Err);
+        let same = |new: &Identity| new.user_id == self.identity.user_id && new.role.is_trusted() == self.identity.role.is_trusted();
+        match verified {
+            Ok(identity) if same(&identity) => {
+                self.expiry.as_mut().reset(deadline(self.options.clock.as_ref(), identity.expires_at));
+                self.outbox.event(frames::token_refreshed(identity.expires_at));
+                self.identity = identity;
+            }
+            Ok(_) => {
+                self.reject(pb::FrameKind::RefreshToken, String::new(), String::new(), &status::refused(Refused::TokenOfAnother));
+            }
+            Err(refusal) => self.reject(pb::FrameKind::RefreshToken, String::new(), String::new(), &refusal),
+        }
+    }
+
+    fn settled(&mut self, settled: Settled) {
+        self.unsettled -= 1;
+        let Settled { chat_id, client_message_id, result } = settled;
+        self.outbox.settle(match result {
+            Ok(placed) => frames::acknowledged(chat_id, client_message_id, placed),
+            Err(error) => rejected(pb::FrameKind::Send, chat_id.to_string(), client_message_id, &status::of_error(&error)),
+        });
+    }
+
+    fn done(&mut self, done: Done) -> Result<(), Status> {
+        match done {
+            Done::Joined { chat_id, follow, result: Ok(joined) } => {
+                let last_sequence = joined.chat.last_sequence;
+                self.follow |= follow;
+                self.outbox.event(Event::Joined(pb::JoinedEvent { chat: Some(chat(&joined.chat)), last_sequence }));
+                self.chats.push(JoinedChat {
+                    id: chat_id,
+                    cursor: Cursor::new(joined.cursor, last_sequence),
+                    subscription: joined.subscription,
+                    receiver: BroadcastStream::new(joined.receiver),
+                });
+                let at = self.chats.len() - 1;
+                let key = self.chats[at].subscription.key();
+                if let Some((_, eviction)) = self.early.iter().find(|(early, _)| *early == key) {
+                    self.remove(at, left_reason(*eviction));
+                }
+            }
+            Done::Joined { chat_id, result: Err(error), .. } => {
+                self.reject(pb::FrameKind::Join, chat_id.to_string(), String::new(), &status::of_error(&error));
+            }
+            Done::Positions(positions) => {
+                for (chat_id, position) in positions {
+                    let Some(at) = self.find(chat_id) else { continue };
+                    match position {
+                        Ok(last_sequence) => self.chats[at].cursor.end_at(last_sequence),
+                        Err(Error::ChatNotFound) => self.remove(at, pb::LeftReason::Removed),
+                        Err(error) => return Err(status::of_error(&error)),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn page(&mut self, chat_id: ChatId, page: Result<Page, Error>) -> Result<(), Status> {
+        // The chat may have been left, and joined again elsewhere, while the page was read.
+        let Some(at) = self.find(chat_id) else { return Ok(()) };
+        let page = match page {
+            Ok(page) => page,
+            Err(Error::ChatNotFound) => {
+                self.remove(at, pb::LeftReason::Removed);
+                return Ok(());
+            }
+            Err(error) => return Err(status::of_error(&error)),
+        };
+        let cursor = &mut self.chats[at].cursor;
+        if !cursor.is_behind() {
+            return Ok(());
+        }
+        for message in &page.messages {
+            match cursor.read(message.sequence) {
+                Some(Verdict::Deliver) => self.outbox.frame(&frames::message_frame(message)),
+                Some(Verdict::Drop) => {}
+                None => return Err(unhealable(chat_id, message.sequence)),
+            }
+        }
+        if page.messages.is_empty() && cursor.delivered() < page.last_sequence {
+            return Err(unhealable(chat_id, page.last_sequence));
+        }
+        cursor.page_done(page.last_sequence);
+        Ok(())
+    }
+
+    fn deliver(&mut self, at: usize, item: Result<Arc<Delivery>, BroadcastStreamRecvError>) {
+        self.turn = at + 1;
+        let cursor = &mut self.chats[at].cursor;
+        match item {
+            Ok(delivery) => {
+                if cursor.receive(delivery.message.sequence) == Verdict::Deliver {
+                    self.outbox.frame(delivery.encoded(frames::message_frame));
+                }
+            }
+            Err(BroadcastStreamRecvError::Lagged(_)) => cursor.lagged(),
+        }
+    }
+
+    fn evicted(&mut self, evictions: Vec<(ChatId, u64, Eviction)>) {
+        for (chat_id, key, eviction) in evictions {
+            match self.find(chat_id) {
+                Some(at) if self.chats[at].subscription.key() == key => self.remove(at, left_reason(eviction)),
+                // Of a join that is under way, which may have read the membership before, or of one that is over.
+                _ if self.task.is_some() => self.early.push((key, eviction)),
+                _ => {}
+            }
+        }
+    }
+
+    fn remove(&mut self, at: usize, reason: pb::LeftReason) {
+        let chat = self.chats.swap_remove(at);
+        self.outbox.event(frames::left(chat.id, reason));
+    }
+
+    fn reject(&self, frame: pb::FrameKind, chat_id: String, client_message_id: String, status: &Status) {
+        self.outbox.event(rejected(frame, chat_id, client_message_id, status));
+    }
+
+    fn chat_of(&self, chat_id: &str, refusal: Option<Status>) -> Result<ChatId, Status> {
+        match refusal {
+            Some(refusal) => Err(refusal),
+            None => ChatId::parse(chat_id).ok_or_else(|| status::of_error(&Error::ChatNotFound)),
+        }
+    }
+
+    fn find(&self, chat_id: ChatId) -> Option<usize> {
+        self.chats.iter().position(|chat| chat.id == chat_id)
+    }
+
+    fn read_page(&self, chat_id: ChatId, delivered: i64) -> Task<(ChatId, Result<Page, Error>)> {
+        let (service, identity) = (Arc::clone(&self.options.service), self.identity.clone());
+        Box::pin(async move { (chat_id, persist(|| service.catch_up(&identity, chat_id, delivered)).await) })
+    }
+
+    fn read_positions(&self) -> Task<Done> {
+        let (service, identity) = (Arc::clone(&self.options.service), self.identity.clone());
+        let ids: Vec<ChatId> = self.chats.iter().map(|chat| chat.id).collect();
+        Box::pin(async move {
+            let mut positions = Vec::with_capacity(ids.len());
+            for id in ids {
+                positions.push((id, persist(|| service.last_sequence(&identity, id)).await));
+            }
+            Done::Positions(positions)
+        })
+    }
+}
+
+/// Repeats a read while the store is away: what the stream has can't be told otherwise.
+async fn persist<T, F: Future<Output = Result<T, Error>>>(read: impl Fn() -> F) -> Result<T, Error> {
+    let mut pause = READ_PAUSE;
+    for _ in 1..READ_TRIES {
+        match read().await {
+            Err(Error::Unavailable) => {}
+            done => return done,
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(READ_PAUSE_MAX);
+    }
+    read().await
+}
+
+async fn optional<F: Future + Unpin>(task: &mut Option<F>) -> F::Output {
+    match task {
+        Some(task) => task.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The next item of a chat that isn't behind, beginning with chat `turn`.
+fn poll_chats(
+    chats: &mut [JoinedChat], turn: usize, cx: &mut Context<'_>,
+) -> Poll<(usize, Result<Arc<Delivery>, BroadcastStreamRecvError>)> {
+    for offset in 0..chats.len() {
+        let at = (turn + offset) % chats.len();
+        // A chat that is behind isn't looked at: its channel overwrites, and the repository has it all.
+        if chats[at].cursor.is_behind() {
+            continue;
+        }
+        if let Poll::Ready(Some(item)) = chats[at].receiver.poll_next_unpin(cx) {
+            return Poll::Ready((at, item));
+        }
+    }
+    Poll::Pending
+}
+
+fn rejected(frame: pb::FrameKind, chat_id: String, client_message_id: String, refusal: &Status) -> Event {
+    Event::Rejected(pb::RejectedEvent { frame: frame.into(), chat_id, client_message_id, status: Some(status::to_message(refusal)) })
+}
+
+fn deadline(clock: &dyn Clock, at: Timestamp) -> Instant {
+    // Timers reach two years; a token that lives longer outlives any connection.
+    Instant::now() + at.saturating_since(clock.now()).min(Duration::from_secs(365 * 24 * 3600))
+}
+
+fn left_reason(eviction: Eviction) -> pb::LeftReason {
+    match eviction {
+        Eviction::Removed => pb::LeftReason::Removed,
+        Eviction::Deleted => pb::LeftReason::Deleted,
+    }
+}
+
+/// A stream of frames that can't be read on.
+fn broken(error: Status) -> Status {
+    match error.code() {
+        // What tonic says of bytes that are no message.
+        Code::Internal => status::refused(Refused::MalformedFrame),
+        _ => error,
+    }
+}
+
+fn unhealable(chat_id: ChatId, sequence: i64) -> Status {
+    tracing::error!(%chat_id, sequence, "the store lacks messages before this one");
+    status::refused(Refused::Unhealable)
+}
