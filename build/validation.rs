@@ -36,13 +36,22 @@ pub fn generate(pool: &DescriptorPool, package: &str) -> Result<String, Box<dyn 
                 let Kind::Message(inner) = field.kind() else {
                     return Err(format!("{}: only messages are supported in a oneof", field.full_name()).into());
                 };
-                writeln!(body, "                {module}::{kind}::{}(inner) => inner.check(at.field({:?}), out),", pascal(field.name()), field.name())?;
+                writeln!(
+                    body,
+                    "                {module}::{kind}::{}(inner) => inner.check(at.field({:?}), out),",
+                    pascal(field.name()),
+                    field.name()
+                )?;
                 queue.push(inner);
             }
             writeln!(body, "            }}\n        }}")?;
         }
         let (at, violations) = if body.is_empty() { ("_at", "_out") } else { ("at", "out") };
-        writeln!(out, "impl Validate for {} {{\n    fn check(&self, {at}: Path<'_>, {violations}: &mut Vec<Violation>) {{\n{body}    }}\n}}", message.name())?;
+        writeln!(
+            out,
+            "impl Validate for {} {{\n    fn check(&self, {at}: Path<'_>, {violations}: &mut Vec<Violation>) {{\n{body}    }}\n}}",
+            message.name()
+        )?;
     }
     Ok(out)
 }
@@ -107,7 +116,14 @@ fn repeated_rules(field: &FieldDescriptor, rules: Option<&DynamicMessage>) -> Re
     Ok((checks, items))
 }
 
-fn write_value(out: &mut String, field: &FieldDescriptor, value: &str, path: &str, rules: Option<&DynamicMessage>, by_reference: bool) -> Result<(), Box<dyn Error>> {
+fn write_value(
+    out: &mut String,
+    field: &FieldDescriptor,
+    value: &str,
+    path: &str,
+    rules: Option<&DynamicMessage>,
+    by_reference: bool,
+) -> Result<(), Box<dyn Error>> {
     let star = if by_reference { "*" } else { "" };
     match field.kind() {
         Kind::String => {
@@ -138,7 +154,10 @@ fn write_value(out: &mut String, field: &FieldDescriptor, value: &str, path: &st
                 match (rule.as_str(), &limit) {
                     ("defined_only", Value::Bool(true)) => {
                         let ty = kind.name();
-                        writeln!(out, "        check_true({ty}::try_from({star}{value}).is_ok(), \"is not a value of {ty}\", {path}, out);")?;
+                        writeln!(
+                            out,
+                            "        check_true({ty}::try_from({star}{value}).is_ok(), \"is not a value of {ty}\", {path}, out);"
+                        )?;
                     }
                     ("not_in", Value::List(values)) => {
                         for forbidden in values {

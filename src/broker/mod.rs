@@ -8,8 +8,8 @@ mod local;
 mod mailbox;
 mod registry;
 
-use std::sync::OnceLock;
 use std::sync::Arc;
+use std::sync::OnceLock;
 
 use async_trait::async_trait;
 use bytes::Bytes;

@@ -53,13 +53,17 @@ impl Registry {
 
     /// Subscribes a stream to a chat. Subscribe first and read the chat's position after: then nothing falls between.
     pub fn subscribe(
-        self: &Arc<Self>, chat_id: ChatId, user_id: UserId, trusted: bool, mailbox: Arc<Mailbox>,
+        self: &Arc<Self>,
+        chat_id: ChatId,
+        user_id: UserId,
+        trusted: bool,
+        mailbox: Arc<Mailbox>,
     ) -> (Subscription, broadcast::Receiver<Arc<Delivery>>) {
         let key = self.next_key.fetch_add(1, Ordering::Relaxed);
         let mut shard = self.shard(chat_id);
-        let channel = shard.entry(chat_id).or_insert_with(|| {
-            Arc::new(Channel { sender: broadcast::Sender::new(RING_SLOTS), state: Mutex::default() })
-        });
+        let channel = shard
+            .entry(chat_id)
+            .or_insert_with(|| Arc::new(Channel { sender: broadcast::Sender::new(RING_SLOTS), state: Mutex::default() }));
         let receiver = channel.sender.subscribe();
         channel.state().streams.insert(key, Stream { user_id, trusted, mailbox });
         let channel = Arc::clone(channel);
@@ -95,9 +99,7 @@ impl Registry {
     /// Evicts the streams whose user is not among `members`, as far as they were there before `before`, a
     /// [`Registry::watermark`] taken before the members were read.
     pub fn evict_strangers(&self, chat_id: ChatId, members: &HashSet<UserId>, before: u64) {
-        self.evict_where(chat_id, Eviction::Removed, |key, stream| {
-            key < before && !stream.trusted && !members.contains(&stream.user_id)
-        });
+        self.evict_where(chat_id, Eviction::Removed, |key, stream| key < before && !stream.trusted && !members.contains(&stream.user_id));
     }
 
     fn evict_where(&self, chat_id: ChatId, eviction: Eviction, affected: impl Fn(u64, &Stream) -> bool) {
@@ -215,7 +217,11 @@ mod tests {
         })
     }
 
-    fn subscribe(registry: &Arc<Registry>, chat_id: ChatId, user: &str) -> (Subscription, broadcast::Receiver<Arc<Delivery>>, Arc<Mailbox>) {
+    fn subscribe(
+        registry: &Arc<Registry>,
+        chat_id: ChatId,
+        user: &str,
+    ) -> (Subscription, broadcast::Receiver<Arc<Delivery>>, Arc<Mailbox>) {
         let mailbox = Arc::new(Mailbox::default());
         let (subscription, receiver) = registry.subscribe(chat_id, UserId::new(user), false, Arc::clone(&mailbox));
         (subscription, receiver, mailbox)

@@ -21,7 +21,9 @@ pub enum ConfigError {
     TwoAuths,
     #[error("{setting}: can't read {path}: {source}")]
     File { setting: &'static str, path: PathBuf, source: std::io::Error },
-    #[error("CHAT_AUTH_SECRET: the secret in {path} is shorter than 32 bytes; make a longer one, for example with `openssl rand -base64 48`")]
+    #[error(
+        "CHAT_AUTH_SECRET: the secret in {path} is shorter than 32 bytes; make a longer one, for example with `openssl rand -base64 48`"
+    )]
     ShortSecret { path: PathBuf },
     #[error("CHAT_LISTEN is {0}, beyond loopback, and CHAT_AUTH_SECRET is a development secret; use a secret of your own")]
     DevelopmentBeyondLoopback(std::net::SocketAddr),

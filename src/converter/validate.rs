@@ -125,7 +125,10 @@ mod generated {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pb::chat::v1::{AddMembersRequest, ChatRole, ConnectChatRequest, ListMessagesRequest, NewMember, SendFrame, SendMessageRequest, connect_chat_request::Frame};
+    use crate::pb::chat::v1::{
+        AddMembersRequest, ChatRole, ConnectChatRequest, ListMessagesRequest, NewMember, SendFrame, SendMessageRequest,
+        connect_chat_request::Frame,
+    };
 
     const CHAT: &str = "0198f7a0-0000-7000-8000-000000000001";
 

@@ -130,8 +130,14 @@ mod tests {
         assert_eq!(verifier.verify("eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSIsImV4cCI6OTk5OTk5OTk5OX0."), Err(Refused::TokenInvalid));
         let expired = json!({"sub": "alice", "exp": now() - 60});
         assert_eq!(verifier.verify(&token(Algorithm::HS256, SECRET, &expired)), Err(Refused::TokenExpired));
-        for broken in [json!({"exp": now() + 60}), json!({"sub": "alice"}), json!({"sub": "", "exp": now() + 60}), json!({"sub": "a\0", "exp": now() + 60}),
-            json!({"sub": "x".repeat(129), "exp": now() + 60}), json!({"sub": "alice", "exp": now() + 60, "nbf": now() + 30})] {
+        for broken in [
+            json!({"exp": now() + 60}),
+            json!({"sub": "alice"}),
+            json!({"sub": "", "exp": now() + 60}),
+            json!({"sub": "a\0", "exp": now() + 60}),
+            json!({"sub": "x".repeat(129), "exp": now() + 60}),
+            json!({"sub": "alice", "exp": now() + 60, "nbf": now() + 30}),
+        ] {
             assert_eq!(verifier.verify(&token(Algorithm::HS256, SECRET, &broken)), Err(Refused::TokenInvalid), "{broken}");
         }
     }
@@ -154,7 +160,8 @@ mod tests {
         let pem = pair.public_key_pem();
         let verifier = Verifier::new(&Key::PublicPem(pem.clone().into_bytes()), &Demands::default()).unwrap();
         let claims = json!({"sub": "alice", "exp": now() + 60});
-        let good = encode(&Header::new(Algorithm::EdDSA), &claims, &EncodingKey::from_ed_pem(pair.serialize_pem().as_bytes()).unwrap()).unwrap();
+        let good =
+            encode(&Header::new(Algorithm::EdDSA), &claims, &EncodingKey::from_ed_pem(pair.serialize_pem().as_bytes()).unwrap()).unwrap();
         assert!(verifier.verify(&good).is_ok());
         // The public key, known to everyone, used as an HMAC secret.
         assert_eq!(verifier.verify(&token(Algorithm::HS256, pem.as_bytes(), &claims)), Err(Refused::TokenInvalid));

@@ -44,9 +44,15 @@ pub struct NewMessage {
 /// What became of one message of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AppendOutcome {
-    Stored { sequence: i64, created_at: Timestamp },
+    Stored {
+        sequence: i64,
+        created_at: Timestamp,
+    },
     /// Stored before with the same text: where it is.
-    Duplicate { sequence: i64, created_at: Timestamp },
+    Duplicate {
+        sequence: i64,
+        created_at: Timestamp,
+    },
     /// The `client_message_id` stands for another text.
     Conflict,
     /// No such chat, or the sender is no member.
@@ -93,4 +99,25 @@ pub struct Page {
     pub has_more: bool,
     /// The chat's last sequence, read with the page.
     pub last_sequence: i64,
+}
+
+impl Page {
+    /// From messages as they were read: ascending or descending.
+    pub fn of(mut messages: Vec<Message>, ascending: bool, last_sequence: i64) -> Self {
+        if !ascending {
+            messages.reverse();
+        }
+        // Sequences have no holes, so the ends tell whether more is there.
+        let has_more = match (messages.first(), messages.last()) {
+            (Some(first), Some(last)) => {
+                if ascending {
+                    last.sequence < last_sequence
+                } else {
+                    first.sequence > 1
+                }
+            }
+            _ => false,
+        };
+        Self { messages, has_more, last_sequence }
+    }
 }

@@ -12,7 +12,9 @@ pub enum SchemaError {
     TooNew { found: i64, known: i64 },
     #[error("the database's schema is too old: it has migration {found}, this build needs {needed}; run `chat-service migrate`")]
     TooOld { found: i64, needed: i64 },
-    #[error("migration {0} of the database is not the one that this build knows, or did not finish; restore the database or run the build that made it")]
+    #[error(
+        "migration {0} of the database is not the one that this build knows, or did not finish; restore the database or run the build that made it"
+    )]
     Different(i64),
     #[error("can't bring the database to this build's schema: {0}")]
     Failed(#[source] MigrateError),

@@ -71,7 +71,11 @@ pub trait ChatRepository: Send + Sync {
     /// the changes, and raises `access_version` where there are any. Returns the changes made; the outer error is the
     /// store's, the inner one `decide`'s or [`Refusal::ChatNotFound`].
     async fn change_members(
-        &self, chat_id: ChatId, involved: &[UserId], now: Timestamp, decide: DecideMembers<'_>,
+        &self,
+        chat_id: ChatId,
+        involved: &[UserId],
+        now: Timestamp,
+        decide: DecideMembers<'_>,
     ) -> Result<Result<Vec<MemberChange>, Refusal>>;
 
     /// Hides the chat from everyone, at once, where `decide` allows it from the view of `caller`. Its rows go later,

@@ -43,7 +43,11 @@ pub struct Reply(Option<Waiting>);
 enum Waiting {
     Call(oneshot::Sender<SendResult>),
     /// Bounded by the stream's window of unsettled sends.
-    Stream { settled: mpsc::UnboundedSender<Settled>, chat_id: ChatId, client_message_id: String },
+    Stream {
+        settled: mpsc::UnboundedSender<Settled>,
+        chat_id: ChatId,
+        client_message_id: String,
+    },
 }
 
 impl Reply {

@@ -23,7 +23,11 @@ const PURGE_INTERVAL: Duration = Duration::from_secs(30);
 /// Compares what this process's streams have seen with what is committed, every `interval`, until `stop`: so even a last
 /// message whose publish was lost arrives, and a removal whose announcement was lost takes effect.
 pub async fn run_sweep(
-    chats: Arc<dyn ChatRepository>, messages: Arc<dyn MessageRepository>, registry: Arc<Registry>, interval: Duration, stop: CancellationToken,
+    chats: Arc<dyn ChatRepository>,
+    messages: Arc<dyn MessageRepository>,
+    registry: Arc<Registry>,
+    interval: Duration,
+    stop: CancellationToken,
 ) {
     let sweep = Sweep { chats, messages, registry };
     let mut ticks = tokio::time::interval(interval);

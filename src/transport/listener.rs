@@ -44,7 +44,13 @@ pub struct ListenerOptions {
 
 /// Accepts until `draining`; from then on connections take no new requests and end with their last one. When `cut` is cancelled
 /// they end at once. Returns when no connection is left.
-pub async fn serve(listener: TcpListener, service: impl HttpService, options: ListenerOptions, draining: CancellationToken, cut: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    service: impl HttpService,
+    options: ListenerOptions,
+    draining: CancellationToken,
+    cut: CancellationToken,
+) {
     let builder = Arc::new(builder(&options));
     let limit = if options.connections_max == 0 { Semaphore::MAX_PERMITS } else { options.connections_max };
     let slots = Arc::new(Semaphore::new(limit));
@@ -89,9 +95,19 @@ fn builder(options: &ListenerOptions) -> Builder<StreamExecutor> {
     builder
 }
 
-async fn connection<S>(stream: TcpStream, tls: Option<Arc<ServerConfig>>, builder: &Builder<StreamExecutor>, service: S, draining: &CancellationToken)
-where
-    S: hyper::service::Service<http::Request<Incoming>, Response = http::Response<Body>, Error = std::convert::Infallible, Future: Send + 'static>,
+async fn connection<S>(
+    stream: TcpStream,
+    tls: Option<Arc<ServerConfig>>,
+    builder: &Builder<StreamExecutor>,
+    service: S,
+    draining: &CancellationToken,
+) where
+    S: hyper::service::Service<
+            http::Request<Incoming>,
+            Response = http::Response<Body>,
+            Error = std::convert::Infallible,
+            Future: Send + 'static,
+        >,
 {
     // Small frames go out at once.
     drop(stream.set_nodelay(true));
@@ -108,7 +124,12 @@ where
 async fn http<I, S>(io: I, builder: &Builder<StreamExecutor>, service: S, draining: &CancellationToken)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: hyper::service::Service<http::Request<Incoming>, Response = http::Response<Body>, Error = std::convert::Infallible, Future: Send + 'static>,
+    S: hyper::service::Service<
+            http::Request<Incoming>,
+            Response = http::Response<Body>,
+            Error = std::convert::Infallible,
+            Future: Send + 'static,
+        >,
 {
     let mut connection = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(io), service));
     let ended = tokio::select! {

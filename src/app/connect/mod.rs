@@ -1,2 +1,5 @@
-#[derive(clap::Args)] pub struct ConnectArgs {}
-pub async fn run(_: ConnectArgs) -> Result<(), String> { Ok(()) }
+#[derive(clap::Args)]
+pub struct ConnectArgs {}
+pub async fn run(_: ConnectArgs) -> Result<(), String> {
+    Ok(())
+}

@@ -30,11 +30,12 @@ impl ChatRepository for PostgresStore {
             .await?;
             if inserted.rows_affected() == 0 {
                 let Some(key) = &chat.request else { return Err(StoreError::corrupt("a new chat's id was taken")) };
-                let row = sqlx::query("SELECT id, request_digest FROM chats WHERE created_by = $1 AND request_id = $2 AND deleted_at IS NULL")
-                    .bind(chat.created_by.as_str())
-                    .bind(&key.request_id)
-                    .fetch_one(&mut *tx)
-                    .await?;
+                let row =
+                    sqlx::query("SELECT id, request_digest FROM chats WHERE created_by = $1 AND request_id = $2 AND deleted_at IS NULL")
+                        .bind(chat.created_by.as_str())
+                        .bind(&key.request_id)
+                        .fetch_one(&mut *tx)
+                        .await?;
                 return Ok(repeated(ChatId::from_uuid(row.try_get("id")?), row.try_get("request_digest")?, key));
             }
             let users: Vec<&str> = std::iter::once(&chat.created_by).chain(&chat.members).map(UserId::as_str).collect();
@@ -69,13 +70,18 @@ impl ChatRepository for PostgresStore {
 
     async fn members(&self, chat_id: ChatId) -> Result<Vec<Member>> {
         bounded(async {
-            let rows = sqlx::query("SELECT user_id, role, joined_at FROM chat_members WHERE chat_id = $1 ORDER BY role, user_id COLLATE \"C\"")
-                .bind(chat_id.as_uuid())
-                .fetch_all(&self.pool)
-                .await?;
+            let rows =
+                sqlx::query("SELECT user_id, role, joined_at FROM chat_members WHERE chat_id = $1 ORDER BY role, user_id COLLATE \"C\"")
+                    .bind(chat_id.as_uuid())
+                    .fetch_all(&self.pool)
+                    .await?;
             rows.iter()
                 .map(|row| {
-                    Ok(Member { user_id: user_id(row, "user_id")?, role: role(row.try_get("role")?)?, joined_at: timestamp(row, "joined_at")? })
+                    Ok(Member {
+                        user_id: user_id(row, "user_id")?,
+                        role: role(row.try_get("role")?)?,
+                        joined_at: timestamp(row, "joined_at")?,
+                    })
                 })
                 .collect()
         })
@@ -101,7 +107,11 @@ impl ChatRepository for PostgresStore {
     }
 
     async fn change_members(
-        &self, chat_id: ChatId, involved: &[UserId], now: Timestamp, decide: DecideMembers<'_>,
+        &self,
+        chat_id: ChatId,
+        involved: &[UserId],
+        now: Timestamp,
+        decide: DecideMembers<'_>,
     ) -> Result<Result<Vec<MemberChange>, Refusal>> {
         bounded(async {
             let mut tx = self.pool.begin().await?;

@@ -24,13 +24,20 @@ macro_rules! page {
              SELECT a.last_sequence, p.* FROM access a LEFT JOIN (
                  SELECT * FROM (
                      SELECT x.*, sum(octet_length(x.text) + octet_length(x.client_message_id) + octet_length(x.sender_id) + $6)
-                            OVER (ORDER BY x.sequence ", $order, " ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS weight
+                            OVER (ORDER BY x.sequence ",
+            $order,
+            " ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS weight
                      FROM (
                          SELECT sequence, sender_id, client_message_id, text, created_at FROM messages
-                         WHERE chat_id = $1 AND sequence ", $bound, " $4 ORDER BY sequence ", $order, " LIMIT $5 + 1
+                         WHERE chat_id = $1 AND sequence ",
+            $bound,
+            " $4 ORDER BY sequence ",
+            $order,
+            " LIMIT $5
                      ) x
                  ) y WHERE coalesce(y.weight, 0) < $7
-             ) p ON true ORDER BY p.sequence ", $order
+             ) p ON true ORDER BY p.sequence ",
+            $order
         )
     };
 }
@@ -70,19 +77,9 @@ impl MessageRepository for PostgresStore {
             for row in &rows {
                 // The row of a chat without messages in this direction has no message.
                 let Some(sequence) = row.try_get::<Option<i64>, _>("sequence")? else { break };
-                if messages.len() == query.limit {
-                    break;
-                }
                 messages.push(message(row, query.chat_id, sequence)?);
             }
-            if !ascending {
-                messages.reverse();
-            }
-            let has_more = match (messages.first(), messages.last()) {
-                (Some(first), Some(last)) => if ascending { last.sequence < last_sequence } else { first.sequence > 1 },
-                _ => false,
-            };
-            Ok(Some(Page { messages, has_more, last_sequence }))
+            Ok(Some(Page::of(messages, ascending, last_sequence)))
         })
         .await
     }

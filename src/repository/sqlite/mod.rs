@@ -1,2 +1,147 @@
-use crate::repository::StoreError;
-pub use super::postgres::PostgresStore as SqliteStore2;
+//! SQLite: one file, one process, one writer.
+
+mod chats;
+mod lane;
+mod messages;
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+};
+use sqlx::{ConnectOptions, Connection, Row, Sqlite, Transaction};
+use tokio::sync::{Mutex, MutexGuard};
+
+use super::{Result, SchemaError, StoreError, migrations};
+use crate::model::{Chat, ChatId, Timestamp, UserId};
+
+static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// How long a reader's connection is waited for.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a lock of the file is waited for: another program may look into it.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// What the write-ahead log keeps of its size after a checkpoint.
+const WAL_BYTES_KEPT: u32 = 64 * 1024 * 1024;
+
+/// Where the file is.
+#[derive(Clone, Debug)]
+pub struct SqliteOptions {
+    pub path: PathBuf,
+    /// Connections that read.
+    pub read_connections: u32,
+}
+
+/// The store.
+pub struct SqliteStore {
+    writer: Writer,
+    readers: SqlitePool,
+    /// Held as long as the store lives; a second server on the file is refused.
+    _lock: File,
+}
+
+/// The one connection that writes.
+type Writer = Arc<Mutex<SqliteConnection>>;
+
+/// Why the file can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("another chat-service serves {0}; stop it, or use another file")]
+    Locked(PathBuf),
+    #[error("can't open {path}: {source}; choose a folder that can be written to")]
+    Folder { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+}
+
+impl SqliteStore {
+    /// Opens the file, and makes it and its folder where they aren't there; checks the schema, after bringing it up to date
+    /// where `migrate` says so.
+    pub async fn open(options: &SqliteOptions, migrate: bool) -> std::result::Result<Self, OpenError> {
+        let lock = lock(&options.path)?;
+        let connect = SqliteConnectOptions::new()
+            .filename(&options.path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            // Each commit is on the disk before it returns.
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(BUSY_TIMEOUT)
+            .pragma("journal_size_limit", WAL_BYTES_KEPT.to_string())
+            .disable_statement_logging();
+        let mut writer = connect.connect().await.map_err(StoreError::from)?;
+        migrations::prepare(&MIGRATOR, &mut writer, migrate).await?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(options.read_connections)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_lazy_with(connect.pragma("query_only", "on"));
+        Ok(Self { writer: Arc::new(Mutex::new(writer)), readers, _lock: lock })
+    }
+
+    /// Closes the readers' connections.
+    pub async fn close(&self) {
+        self.readers.close().await;
+    }
+}
+
+fn lock(path: &Path) -> std::result::Result<File, OpenError> {
+    let failed = |path: &Path, source| OpenError::Folder { path: path.to_owned(), source };
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        fs::create_dir_all(folder).map_err(|source| failed(folder, source))?;
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&name).map_err(|source| failed(path, source))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked(path.to_owned())),
+        Err(TryLockError::Error(source)) => Err(failed(path, source)),
+    }
+}
+
+/// Takes the writer's connection for a transaction. One that a cancelled call left open is undone before the next begins.
+async fn begin<'a>(writer: &'a mut MutexGuard<'_, SqliteConnection>) -> Result<Transaction<'a, Sqlite>> {
+    Ok(writer.begin_with("BEGIN IMMEDIATE").await?)
+}
+
+fn timestamp(row: &SqliteRow, column: &str) -> Result<Timestamp> {
+    Ok(Timestamp::from_micros(row.try_get(column)?))
+}
+
+fn user_id(row: &SqliteRow, column: &str) -> Result<UserId> {
+    Ok(UserId::new(row.try_get::<&str, _>(column)?))
+}
+
+fn chat_id(row: &SqliteRow, column: &str) -> Result<ChatId> {
+    Ok(ChatId::from_uuid(row.try_get(column)?))
+}
+
+/// Reads `id, title, created_by, created_at, last_sequence`.
+fn chat(row: &SqliteRow) -> Result<Chat> {
+    Ok(Chat {
+        id: chat_id(row, "id")?,
+        title: row.try_get("title")?,
+        created_by: user_id(row, "created_by")?,
+        created_at: timestamp(row, "created_at")?,
+        last_sequence: row.try_get("last_sequence")?,
+    })
+}
+
+/// Ids as a JSON array of hex, for `json_each` and `unhex`.
+fn hex_ids(ids: impl Iterator<Item = ChatId>) -> String {
+    let mut out = String::from("[");
+    for id in ids {
+        if out.len() > 1 {
+            out.push(',');
+        }
+        out.push('"');
+        out.push_str(&id.as_uuid().simple().to_string());
+        out.push('"');
+    }
+    out.push(']');
+    out
+}

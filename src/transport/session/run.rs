@@ -53,7 +53,11 @@ type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// A read that the session waits for. While one that a frame asked for is under way, no further frame is read: frames act in
 /// their order.
 enum Done {
-    Joined { chat_id: ChatId, follow: bool, result: Result<Joined, Error> },
+    Joined {
+        chat_id: ChatId,
+        follow: bool,
+        result: Result<Joined, Error>,
+    },
     /// Where the joined chats stand, after the client has closed its side.
     Positions(Vec<(ChatId, Result<i64, Error>)>),
 }
@@ -268,7 +272,8 @@ where
     }
 
     fn leave(&mut self, leave: pb::LeaveFrame, refusal: Option<Status>) {
-        let at = self.chat_of(&leave.chat_id, refusal).and_then(|id| self.find(id).ok_or_else(|| status::refused(Refused::StreamNotJoined)));
+        let at =
+            self.chat_of(&leave.chat_id, refusal).and_then(|id| self.find(id).ok_or_else(|| status::refused(Refused::StreamNotJoined)));
         match at {
             Ok(at) => self.remove(at, pb::LeftReason::Asked),
             Err(refusal) => self.reject(pb::FrameKind::Leave, leave.chat_id, String::new(), &refusal),
@@ -461,7 +466,9 @@ async fn optional<F: Future + Unpin>(task: &mut Option<F>) -> F::Output {
 
 /// The next item of a chat that isn't behind, beginning with chat `turn`.
 fn poll_chats(
-    chats: &mut [JoinedChat], turn: usize, cx: &mut Context<'_>,
+    chats: &mut [JoinedChat],
+    turn: usize,
+    cx: &mut Context<'_>,
 ) -> Poll<(usize, Result<Arc<Delivery>, BroadcastStreamRecvError>)> {
     for offset in 0..chats.len() {
         let at = (turn + offset) % chats.len();

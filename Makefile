@@ -1,0 +1,52 @@
+# Works with GNU make on Linux and macOS. `make` lists the targets.
+.DEFAULT_GOAL := help
+BIN := ./target/debug/chat-service
+SHA256 := $(shell command -v sha256sum >/dev/null 2>&1 && echo sha256sum || echo shasum -a 256)
+
+.PHONY: help
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
+
+.PHONY: build
+build: ## Build the debug binary
+	cargo build --locked
+
+.PHONY: run
+run: build gen-cert certs/dev.secret ## Serve on SQLite with a development secret, and print ready commands
+	CHAT_AUTH_SECRET=certs/dev.secret $(BIN) serve
+
+certs/dev.secret:
+	@umask 077; printf 'development-only-%s\n' "$$(od -An -tx1 -N48 /dev/urandom | tr -d ' \n')" > $@
+
+.PHONY: gen-cert
+gen-cert: build ## Make certs/: a CA, a server's and a client's certificate; what is there is kept
+	$(BIN) gen-cert
+
+.PHONY: generate
+generate: generate-chat-api ## Generate everything that is made from the proto
+
+.PHONY: generate-chat-api
+generate-chat-api: ## Generate the API's code and validation (build.rs does it; protoc isn't needed)
+	touch build.rs
+	cargo build --locked
+
+.PHONY: test
+test: ## Run every test; finds or installs PostgreSQL and starts it
+	scripts/test.sh
+
+.PHONY: test-coverage
+test-coverage: ## Coverage by cargo-tarpaulin, into target/tarpaulin
+	@command -v cargo-tarpaulin >/dev/null || { echo "cargo-tarpaulin is missing; cargo install cargo-tarpaulin" >&2; exit 1; }
+	scripts/with-services.sh cargo tarpaulin --locked --out Html --output-dir target/tarpaulin
+
+.PHONY: lint
+lint: ## Formatting, clippy with warnings denied, the proto's lint, the checksums of third-party files
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	cd proto/third_party && $(SHA256) -c --quiet SHA256SUMS
+	scripts/tools.sh buf
+	@if [ -x .tools/npm/node_modules/.bin/buf ]; then .tools/npm/node_modules/.bin/buf lint; else echo "skipped: buf lint"; fi
+
+.PHONY: fmt
+fmt: ## Format the code
+	cargo fmt

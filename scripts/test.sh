@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# The whole suite: finds or installs what it needs, starts it, runs the tests, stops it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+scripts/tools.sh grpcurl python
+if [ -x .tools/bin/grpcurl ]; then export TEST_GRPCURL="$PWD/.tools/bin/grpcurl"; fi
+if [ -f .tools/venv/ready ]; then export TEST_PYTHON="$PWD/.tools/venv/bin/python"; fi
+
+scripts/with-services.sh cargo test --locked --no-fail-fast -- --test-threads=4
+
+echo "summary: unit tests, the storage suite and the end-to-end tests passed on SQLite and PostgreSQL"
+if [ -z "${TEST_GRPCURL:-}" ]; then echo "skipped: grpcurl"; fi
+if [ -z "${TEST_PYTHON:-}" ]; then echo "skipped: the Python client"; fi

@@ -1,0 +1,91 @@
+//! Pages of messages on SQLite.
+
+use async_trait::async_trait;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use super::lane::SqliteLane;
+use super::{SqliteStore, timestamp, user_id};
+use crate::model::message::MESSAGE_OVERHEAD_BYTES;
+use crate::model::{Bound, ChatId, Message, Page, PageQuery};
+use crate::repository::{AppendLane, MessageRepository, Result};
+
+/// One statement, so one snapshot: the membership that allows the page, the chat's last sequence, and the messages. `weight`
+/// is the running weight before each message, so the row that passes the limit is the last one.
+macro_rules! page {
+    ($bound:literal, $order:literal) => {
+        concat!(
+            "WITH access AS (
+                 SELECT c.last_sequence FROM chats c
+                 WHERE c.id = ?1 AND c.deleted_at IS NULL
+                   AND (?3 OR EXISTS (SELECT 1 FROM chat_members m WHERE m.chat_id = c.id AND m.user_id = ?2))
+             )
+             SELECT a.last_sequence, p.* FROM access a LEFT JOIN (
+                 SELECT * FROM (
+                     SELECT x.*, sum(length(CAST(x.text AS BLOB)) + length(x.client_message_id) + length(x.sender_id) + ?6)
+                            OVER (ORDER BY x.sequence ",
+            $order,
+            " ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS weight
+                     FROM (
+                         SELECT sequence, sender_id, client_message_id, text, created_at FROM messages
+                         WHERE chat_id = ?1 AND sequence ",
+            $bound,
+            " ?4 ORDER BY sequence ",
+            $order,
+            " LIMIT ?5
+                     ) x
+                 ) y WHERE coalesce(y.weight, 0) < ?7
+             ) p ON true ORDER BY p.sequence ",
+            $order
+        )
+    };
+}
+
+#[async_trait]
+impl MessageRepository for SqliteStore {
+    fn lane_count(&self) -> usize {
+        1
+    }
+
+    async fn open_lane(&self) -> Result<Box<dyn AppendLane>> {
+        Ok(Box::new(SqliteLane::new(self.writer.clone())))
+    }
+
+    async fn page(&self, query: &PageQuery) -> Result<Option<Page>> {
+        let (statement, bound, ascending) = match query.bound {
+            Bound::After(sequence) => (page!(">", "ASC"), sequence, true),
+            Bound::Before(sequence) => (page!("<", "DESC"), sequence, false),
+            Bound::Latest => (page!("<", "DESC"), i64::MAX, false),
+        };
+        let rows = sqlx::query(statement)
+            .bind(query.chat_id.as_uuid())
+            .bind(query.reader.user_id.as_str())
+            .bind(query.reader.role.is_trusted())
+            .bind(bound)
+            .bind(query.limit as i64)
+            .bind(MESSAGE_OVERHEAD_BYTES as i64)
+            .bind(query.max_bytes as i64)
+            .fetch_all(&self.readers)
+            .await?;
+        let Some(first) = rows.first() else { return Ok(None) };
+        let last_sequence: i64 = first.try_get("last_sequence")?;
+        let mut messages = Vec::with_capacity(rows.len());
+        for row in &rows {
+            // The row of a chat without messages in this direction has no message.
+            let Some(sequence) = row.try_get::<Option<i64>, _>("sequence")? else { break };
+            messages.push(message(row, query.chat_id, sequence)?);
+        }
+        Ok(Some(Page::of(messages, ascending, last_sequence)))
+    }
+}
+
+fn message(row: &SqliteRow, chat_id: ChatId, sequence: i64) -> Result<Message> {
+    Ok(Message {
+        chat_id,
+        sequence,
+        sender_id: user_id(row, "sender_id")?,
+        client_message_id: row.try_get("client_message_id")?,
+        text: row.try_get("text")?,
+        created_at: timestamp(row, "created_at")?,
+    })
+}
