@@ -26,7 +26,6 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "made once")]
 enum Command {
     /// Serve (the default)
     Serve(ServeArgs),

@@ -115,6 +115,7 @@ fn check_true(holds: bool, description: &str, at: Path<'_>, out: &mut Vec<Violat
     }
 }
 
+#[allow(clippy::useless_conversion, clippy::needless_update, clippy::needless_borrow, reason = "generated")]
 mod generated {
     use super::{CountRules, Path, StringRules, Validate, Violation, check_at_least, check_count, check_string, check_true};
     use crate::pb::chat::v1::*;
