@@ -12,7 +12,8 @@ absent() {
 
 grpcurl() {
   [ -x .tools/bin/grpcurl ] && return
-  if command -v grpcurl >/dev/null; then ln -sf "$(command -v grpcurl)" .tools/bin/grpcurl; return; fi
+  local found; found=$(type -P grpcurl || true)
+  if [ -n "$found" ]; then ln -sf "$found" .tools/bin/grpcurl; return; fi
   command -v go >/dev/null || { absent "the checks by grpcurl" "Go"; return; }
   GOBIN="$PWD/.tools/bin" go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3 >&2 || absent "the checks by grpcurl" "grpcurl"
 }

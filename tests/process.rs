@@ -1,0 +1,289 @@
+//! The real binary as its users run it: kill -9, wrong settings, the terminal client, foreign clients.
+
+mod common;
+
+use std::collections::HashSet;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use chat_service::pb::chat::v1::connect_chat_response::Event;
+use common::*;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, Command};
+
+on_both_stores!(after_kill_9_every_acknowledged_message_is_there_once_and_clients_resume);
+
+fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_chat-service"));
+    command.kill_on_drop(true).env_clear().env("PATH", std::env::var("PATH").unwrap_or_default());
+    command
+}
+
+/// The binary's server, once it is ready, and its port.
+async fn serve(ground: &Ground, port: u16) -> (Child, u16) {
+    let mut flags = ground.flags();
+    flags[1] = format!("127.0.0.1:{port}");
+    let mut child = binary().arg("serve").args(flags).env("NO_COLOR", "1").stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let port = within(async {
+        loop {
+            let line = lines.next_line().await.unwrap().expect("the server ended at its start");
+            if let Some((_, rest)) = line.split_once("127.0.0.1:")
+                && line.contains("serving")
+            {
+                break rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap();
+            }
+        }
+    })
+    .await;
+    // A pipe that nobody reads would stop the server.
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    (child, port)
+}
+
+/// What one client has sent, was told, and has seen.
+#[derive(Default)]
+struct Story {
+    acknowledged: Vec<(String, i64)>,
+    pending: Vec<String>,
+    seen: Vec<(i64, String)>,
+}
+
+impl Story {
+    /// Connects, resumes, sends again what is pending, and goes on sending until `enough` or the stream ends. Whether it ended by itself.
+    async fn go_on(&mut self, ground: &Ground, port: u16, name: &str, chat: &str, enough: usize, total: &AtomicU64) -> bool {
+        let mut client = client(ground, port, &mint(name, &["user"])).await;
+        let last = self.seen.last().map_or(0, |(sequence, _)| *sequence);
+        let mut stream = Stream::open(&mut client, join(chat, Some(last))).await;
+        for id in &self.pending {
+            stream.send_text(chat, id, id);
+        }
+        loop {
+            while self.pending.len() < 20 && self.acknowledged.len() + self.pending.len() < enough {
+                let id = format!("{name} {}", self.acknowledged.len() + self.pending.len());
+                stream.send_text(chat, &id, &id);
+                self.pending.push(id);
+            }
+            if self.pending.is_empty() && self.acknowledged.len() >= enough {
+                return true;
+            }
+            match stream.next().await {
+                Ok(Some(response)) => match response.event.unwrap() {
+                    Event::Message(message) => self.seen.push((message.sequence, message.client_message_id)),
+                    Event::Acknowledged(acknowledged) => {
+                        self.pending.retain(|id| *id != acknowledged.client_message_id);
+                        self.acknowledged.push((acknowledged.client_message_id, acknowledged.sequence));
+                        total.fetch_add(1, Ordering::Relaxed);
+                    }
+                    _ => {}
+                },
+                Ok(None) | Err(_) => return false,
+            }
+        }
+    }
+}
+
+async fn after_kill_9_every_acknowledged_message_is_there_once_and_clients_resume(on: On) {
+    let ground = Ground::new(on).await;
+    let (mut server, port) = serve(&ground, 0).await;
+    let mut owner = client(&ground, port, &mint("owner", &["user"])).await;
+    let chat = new_chat(&mut owner, &["a", "b", "c"]).await;
+    let total = Arc::new(AtomicU64::new(0));
+    let senders: Vec<_> = ["a", "b", "c"]
+        .map(|name| {
+            let (ground, chat, total) = (ground.clone(), chat.clone(), total.clone());
+            tokio::spawn(async move {
+                let mut story = Story::default();
+                let finished = story.go_on(&ground, port, name, &chat, usize::MAX, &total).await;
+                assert!(!finished);
+                (name, story)
+            })
+        })
+        .into();
+    until("some messages are acknowledged", || total.load(Ordering::Relaxed) > 200).await;
+    server.kill().await.unwrap();
+    let mut stories = Vec::new();
+    for sender in senders {
+        stories.push(within(sender).await.unwrap());
+    }
+
+    let (_server, port) = serve(&ground, port).await;
+    for (name, story) in &mut stories {
+        let enough = story.acknowledged.len() + story.pending.len() + 50;
+        assert!(story.go_on(&ground, port, name, &chat, enough, &total).await, "{name} went on after the restart");
+    }
+
+    let mut owner = client(&ground, port, &mint("owner", &["user"])).await;
+    let mut stream = Stream::open(&mut owner, join(&chat, Some(0))).await;
+    stream.half_close();
+    let mut history = Vec::new();
+    while let Some(response) = stream.next().await.unwrap() {
+        if let Event::Message(message) = response.event.unwrap() {
+            history.push((message.sequence, message.client_message_id));
+        }
+    }
+    assert_eq!(
+        history.iter().map(|(sequence, _)| *sequence).collect::<Vec<_>>(),
+        (1..=history.len() as i64).collect::<Vec<_>>(),
+        "no hole"
+    );
+    assert_eq!(history.iter().map(|(_, id)| id).collect::<HashSet<_>>().len(), history.len(), "each once");
+    for (name, story) in &stories {
+        for (id, sequence) in &story.acknowledged {
+            assert_eq!(history[*sequence as usize - 1].1, *id, "{name}'s acknowledged message is where it was acknowledged");
+        }
+        assert_eq!(story.seen, history[..story.seen.len()], "{name} saw the history, without hole or duplicate");
+    }
+}
+
+#[tokio::test]
+async fn wrong_settings_end_the_start_with_one_line_that_names_the_setting() {
+    let ground = Ground::new(On::Sqlite).await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let short = ground.path("short");
+    std::fs::write(&short, "short").unwrap();
+    let development = ground.path("development");
+    std::fs::write(&development, format!("development-only-{}", "0".repeat(64))).unwrap();
+    let (short, development) = (short.to_str().unwrap().to_owned(), development.to_str().unwrap().to_owned());
+    let cases: [(&[&str], &str); 9] = [
+        (&["--listen", &taken], "CHAT_LISTEN"),
+        (&["--tls-key", "/nonexistent"], "CHAT_TLS_KEY"),
+        (&["--tls-cert", "/nonexistent"], "CHAT_TLS_CERT"),
+        (&["--database-url", "mysql://localhost/chat"], "DATABASE_URL"),
+        (&["--database-url", "postgres://nobody@127.0.0.1:1/chat"], "DATABASE_URL"),
+        (&["--auth-public-key", &short], "CHAT_AUTH_PUBLIC_KEY"),
+        (&["--auth-secret", &short], "CHAT_AUTH_SECRET"),
+        (&["--auth-secret", "/nonexistent"], "CHAT_AUTH_SECRET"),
+        (&["--auth-secret", &development, "--listen", "0.0.0.0:0"], "CHAT_LISTEN"),
+    ];
+    for (change, setting) in cases {
+        let mut flags = ground.flags();
+        for pair in change.chunks(2) {
+            match flags.iter().position(|flag| flag == pair[0]) {
+                Some(at) => flags[at + 1] = pair[1].to_owned(),
+                None => flags.extend(pair.iter().map(|flag| (*flag).to_owned())),
+            }
+        }
+        let output = within(binary().arg("serve").args(flags).output()).await.unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success(), "{change:?}");
+        assert!(said.contains(setting) && said.trim().lines().count() == 1, "{change:?}: {said}");
+    }
+    let none = within(binary().arg("serve").args(&ground.flags()[..10]).output()).await.unwrap();
+    assert!(String::from_utf8(none.stderr).unwrap().contains("no auth setting"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_stops_the_server_in_time_whatever_clients_do() {
+    let ground = Ground::new(On::Sqlite).await;
+    let (mut server, port) = serve(&ground, 0).await;
+    let mut alice = client(&ground, port, &mint("alice", &["user"])).await;
+    let chat = new_chat(&mut alice, &[]).await;
+    let _never_read = Stream::joined(&mut alice, &chat, Some(0)).await;
+    let status = Command::new("kill").args(["-TERM", &server.id().unwrap().to_string()]).status().await.unwrap();
+    assert!(status.success());
+    assert!(within(server.wait()).await.unwrap().success());
+}
+
+#[tokio::test]
+async fn token_prints_the_token_alone_and_help_no_secret() {
+    let ground = Ground::new(On::Sqlite).await;
+    let secret = ground.path("secret");
+    let output =
+        binary().args(["token", "--sub", "alice", "--roles", "user,reader"]).env("CHAT_AUTH_SECRET", &secret).output().await.unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert_eq!((printed.trim().split('.').count(), printed.lines().count()), (3, 1));
+    let help = binary().args(["serve", "--help"]).env("DATABASE_URL", "postgres://u:hunter2@h/d").output().await.unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    assert!(help.contains("DATABASE_URL") && !help.contains("hunter2"));
+}
+
+/// A terminal client that has sent its lines and shown `shows` messages.
+async fn terminal(ground: &Ground, port: u16, sub: &str, chat: &str, lines: &[&str], shows: usize) -> Vec<String> {
+    let mut child = binary()
+        .args(["connect", chat, "--addr", &format!("https://localhost:{port}"), "--ca", ground.path("certs/ca.pem").to_str().unwrap()])
+        .env("CHAT_TOKEN", mint(sub, &["user"]))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    for line in lines {
+        input.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+    }
+    let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut shown = Vec::new();
+    while shown.len() < shows {
+        let line = within(output.next_line()).await.unwrap().expect("the client ended early");
+        // Without the time.
+        shown.push(line.split_once(' ').unwrap().1.to_owned());
+    }
+    drop(input);
+    assert!(within(child.wait()).await.unwrap().success());
+    shown
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_terminals_and_a_python_client_see_one_conversation() {
+    let Ok(python) = std::env::var("TEST_PYTHON") else { return eprintln!("skipped: TEST_PYTHON is not set") };
+    let ground = Ground::new(On::Sqlite).await;
+    let (_server, port) = serve(&ground, 0).await;
+    let mut alice = client(&ground, port, &mint("alice", &["user"])).await;
+    let chat = new_chat(&mut alice, &["bob", "carol"]).await;
+    let python = Command::new(python)
+        .arg("tests/foreign/chat_client.py")
+        .args(["--addr", &format!("localhost:{port}"), "--ca", ground.path("certs/ca.pem").to_str().unwrap()])
+        .args(["--token", &mint("carol", &["user"]), "--chat", &chat, "--send", "👋🏽 مرحبا", "--send", "שלום", "--expect", "6"])
+        .kill_on_drop(true)
+        .stderr(Stdio::inherit())
+        .output();
+    let alices = terminal(&ground, port, "alice", &chat, &["Привет", "你好，世界"], 6);
+    let bobs = terminal(&ground, port, "bob", &chat, &["hello", "e\u{301}"], 6);
+    let (python, alices, bobs) = tokio::join!(python, alices, bobs);
+    let python = python.unwrap();
+    assert!(python.status.success());
+    let carols: Vec<String> = String::from_utf8(python.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| {
+            let message: serde_json::Value = serde_json::from_str(line).unwrap();
+            format!("{}: {}", message["sender_id"].as_str().unwrap(), message["text"].as_str().unwrap())
+        })
+        .collect();
+    assert_eq!(alices.len(), 6);
+    assert_eq!((&alices, &alices), (&bobs, &carols));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grpcurl_talks_to_the_server_by_reflection_over_tls() {
+    let Ok(grpcurl) = std::env::var("TEST_GRPCURL") else { return eprintln!("skipped: TEST_GRPCURL is not set") };
+    let ground = Ground::new(On::Sqlite).await;
+    let (_server, port) = serve(&ground, 0).await;
+    let call = async |data: &str, method: &str| {
+        let output = Command::new(&grpcurl)
+            .args([
+                "-cacert",
+                ground.path("certs/ca.pem").to_str().unwrap(),
+                "-H",
+                &format!("authorization: Bearer {}", mint("alice", &["user"])),
+            ])
+            .args(["-d", data, &format!("localhost:{port}"), method])
+            .kill_on_drop(true)
+            .output()
+            .await
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let created: serde_json::Value =
+        serde_json::from_str(&call(r#"{"title":"Tea","member_ids":["bob"]}"#, "chat.v1.ChatService/CreateChat").await).unwrap();
+    let chat = created["chat"]["chatId"].as_str().unwrap();
+    let send = format!(r#"{{"chat_id":"{chat}","client_message_id":"1","text":"Привет"}}"#);
+    assert!(call(&send, "chat.v1.ChatService/SendMessage").await.contains(r#""sequence": "1""#));
+    let history = call(&format!(r#"{{"join":{{"chat_id":"{chat}","after_sequence":0}}}}"#), "chat.v1.ChatService/ConnectChat").await;
+    assert!(history.contains("joined") && history.contains("Привет"), "{history}");
+    let health = call("{}", "grpc.health.v1.Health/Check").await;
+    assert!(health.contains("SERVING"));
+}
