@@ -1,0 +1,77 @@
+//! Who may use whom: ARCHITECTURE.md's table, held against the sources.
+
+use std::fs;
+use std::path::Path;
+
+/// Each room, the rooms it may use, and the crates it must not.
+const ROOMS: [(&str, &[&str], &[&str]); 9] = [
+    ("model", &[], &["tonic", "axum", "sqlx", "prost", "tokio"]),
+    ("config", &["model"], &["tonic", "axum", "sqlx", "prost"]),
+    ("repository", &["model"], &["tonic", "axum", "prost"]),
+    ("broker", &["model"], &["tonic", "axum", "sqlx", "prost"]),
+    ("service", &["model", "repository", "broker"], &["tonic", "axum", "prost", "sqlx"]),
+    ("interceptor", &["model", "converter"], &["sqlx"]),
+    ("converter", &["model", "pb", "service"], &["axum", "sqlx"]),
+    ("pb", &[], &["axum", "sqlx"]),
+    ("transport", &["model", "broker", "service", "interceptor", "converter", "pb"], &["sqlx"]),
+];
+
+fn sources(folder: &Path, out: &mut Vec<(String, String)>) {
+    for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_dir() {
+            sources(&entry, out);
+        } else if entry.file_name().is_some_and(|name| name != "tests.rs") {
+            let text = fs::read_to_string(&entry).unwrap();
+            // Tests may use what they like.
+            let code = text.split("#[cfg(test)]").next().unwrap().to_owned();
+            out.push((entry.display().to_string(), code));
+        }
+    }
+}
+
+#[test]
+fn rooms_use_only_what_the_table_allows() {
+    let mut wrong = Vec::new();
+    for (room, may_use, must_not) in ROOMS {
+        let mut files = Vec::new();
+        sources(&Path::new("src").join(room), &mut files);
+        assert!(!files.is_empty(), "{room}");
+        for (file, code) in files {
+            let code: Vec<&str> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+            for (other, _, _) in ROOMS.into_iter().chain([("app", &[][..], &[][..])]) {
+                let used = code.iter().any(|line| line.contains(&format!("crate::{other}::")));
+                if used && other != room && !may_use.contains(&other) {
+                    wrong.push(format!("{file} uses {other}"));
+                }
+            }
+            for name in must_not {
+                if code.iter().any(|line| line.contains(&format!("{name}::"))) {
+                    wrong.push(format!("{file} uses the crate {name}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Every variable of the code stands in local.env.example, and no other.
+#[test]
+fn local_env_example_lists_the_codes_variables() {
+    let mut code = Vec::new();
+    sources(Path::new("src/config"), &mut code);
+    let names = |text: &str, before: &str, end: char| -> Vec<String> {
+        text.split(before).skip(1).filter_map(|rest| rest.split(end).next()).map(str::to_owned).collect()
+    };
+    let mut expected: Vec<String> = code.iter().flat_map(|(_, text)| names(text, "env = \"", '"')).collect();
+    let mut listed: Vec<String> = fs::read_to_string("local.env.example")
+        .unwrap()
+        .lines()
+        .map(|line| line.trim_start_matches('#'))
+        .filter_map(|line| line.split_once('=').map(|(name, _)| name.to_owned()))
+        .filter(|name| !name.is_empty() && name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'))
+        .collect();
+    expected.sort();
+    expected.dedup();
+    listed.sort();
+    assert_eq!(listed, expected);
+}
