@@ -2,13 +2,21 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use chat_service::broker::{AccessEnd, Broker, Delivery, Eviction, Mailbox, Registry};
+use chat_service::model::{Identity, SystemClock, SystemRole, Timestamp, UserId};
 use chat_service::pb::chat::v1::connect_chat_request::Frame;
 use chat_service::pb::chat::v1::connect_chat_response::Event;
 use chat_service::pb::chat::v1::*;
+use chat_service::repository::sqlite::{SqliteOptions, SqliteStore};
+use chat_service::repository::{ChatRepository, MessageRepository};
+use chat_service::service::append::Appender;
+use chat_service::service::{ChatService, CreateChat, Parts, SendMessage, run_sweep};
 use chat_service::transport::session::outbox;
 use common::*;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -294,6 +302,7 @@ async fn a_reader_that_stalls_for_ten_thousand_messages_gets_them_all_in_bounded
     }
     // What waits, a page on top of it, and the largest event.
     let bound = outbox::HIGH_WATER_BYTES + 64 * 1024 + 32 * 1024;
+    assert!(outbox::peak_bytes() >= outbox::HIGH_WATER_BYTES, "the reader did stall");
     assert!(outbox::peak_bytes() <= bound, "{} bytes were held for a stream", outbox::peak_bytes());
 }
 
@@ -396,4 +405,72 @@ async fn services_act_on_every_chat_and_readers_only_read() {
     assert_eq!(rita.create_chat(create).await.unwrap_err().code(), Code::PermissionDenied);
     let mut stream = Stream::joined(&mut rita, &chat, Some(0)).await;
     assert_eq!(stream.message().await.sequence, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_malformed_frame_ends_its_stream_and_nothing_else() {
+    let server = TestServer::start(On::Sqlite).await;
+    let mut alice = server.client("alice").await;
+    let chat = new_chat(&mut alice, &[]).await;
+    let mut healthy = Stream::joined(&mut alice, &chat, None).await;
+    let channel = endpoint(&server.ground.path("certs/ca.pem"), server.port).connect().await.unwrap();
+    let mut raw = tonic::client::Grpc::new(channel);
+    raw.ready().await.unwrap();
+    // Field 1 as a number, where a frame has a message.
+    let broken = futures_util::stream::iter([ListChatsRequest { page_size: 1, page_token: String::new() }]);
+    let mut request = tonic::Request::new(broken);
+    request.metadata_mut().insert("authorization", format!("Bearer {}", mint("alice", &["user"])).parse().unwrap());
+    let codec = tonic_prost::ProstCodec::<ListChatsRequest, ConnectChatResponse>::default();
+    let path = http::uri::PathAndQuery::from_static("/chat.v1.ChatService/ConnectChat");
+    let mut events = raw.streaming(request, path, codec).await.unwrap().into_inner();
+    let end = within(events.message()).await.unwrap_err();
+    assert_eq!((end.code(), reason(&end)), (Code::InvalidArgument, "MALFORMED_FRAME".into()));
+    healthy.send_text(&chat, "1", "still here");
+    assert_eq!(healthy.acknowledged().await.sequence, 1);
+}
+
+/// A broker that loses everything.
+struct LossyBroker;
+
+#[tonic::async_trait]
+impl Broker for LossyBroker {
+    async fn publish(&self, _: Vec<Arc<Delivery>>) {}
+    async fn announce(&self, _: AccessEnd) {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sweep_heals_what_the_broker_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SqliteOptions { path: folder.path().join("chat.db"), read_connections: 2 };
+    let store = Arc::new(SqliteStore::open(&options, true).await.unwrap());
+    let (registry, broker): (_, Arc<dyn Broker>) = (Registry::new(), Arc::new(LossyBroker));
+    let (appender, _lanes) = Appender::start(vec![store.open_lane().await.unwrap()], &broker);
+    let (chats, messages): (Arc<dyn ChatRepository>, Arc<dyn MessageRepository>) = (store.clone(), store);
+    let service = ChatService::new(Parts {
+        chats: chats.clone(),
+        messages: messages.clone(),
+        broker,
+        registry: registry.clone(),
+        appender,
+        clock: Arc::new(SystemClock),
+    });
+    let who = |name: &str| Identity {
+        user_id: UserId::new(name),
+        role: SystemRole::User,
+        expires_at: Timestamp::from_secs(i64::MAX / 4_000_000),
+    };
+    let (alice, bob) = (who("alice"), who("bob"));
+    let create = CreateChat { title: "Tea".into(), member_ids: vec![bob.user_id.clone()], request_id: None };
+    let chat_id = service.create_chat(&alice, create).await.unwrap().chat.id;
+    let mailbox = Arc::new(Mailbox::default());
+    let mut joined = service.join(&bob, chat_id, None, mailbox.clone()).await.unwrap();
+    let send = SendMessage { chat_id, client_message_id: "1".into(), text: "the last message".into() };
+    service.send_message(&alice, send).await.unwrap();
+    let sweep = run_sweep(chats, messages, registry, Duration::from_millis(20), CancellationToken::new());
+    let sweep = tokio::spawn(sweep);
+    assert_eq!(within(joined.receiver.recv()).await.unwrap().message.sequence, 1);
+    service.remove_member(&alice, chat_id, bob.user_id.clone()).await.unwrap();
+    let evictions = within(mailbox.take()).await;
+    assert_eq!(evictions, [(chat_id, joined.subscription.key(), Eviction::Removed)]);
+    sweep.abort();
 }

@@ -287,3 +287,29 @@ async fn grpcurl_talks_to_the_server_by_reflection_over_tls() {
     let health = call("{}", "grpc.health.v1.Health/Check").await;
     assert!(health.contains("SERVING"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_client_reconnects_resumes_and_sends_what_was_not_acknowledged() {
+    let ground = Ground::new(On::Sqlite).await;
+    let (mut server, port) = serve(&ground, 0).await;
+    let mut alice = client(&ground, port, &mint("alice", &["user"])).await;
+    let chat = new_chat(&mut alice, &[]).await;
+    let mut child = binary()
+        .args(["connect", &chat, "--addr", &format!("https://localhost:{port}"), "--ca", ground.path("certs/ca.pem").to_str().unwrap()])
+        .env("CHAT_TOKEN", mint("alice", &["user"]))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
+    input.write_all(b"before\n").await.unwrap();
+    assert!(within(output.next_line()).await.unwrap().unwrap().ends_with("alice: before"));
+    server.kill().await.unwrap();
+    input.write_all(b"meanwhile\n").await.unwrap();
+    let (_server, _) = serve(&ground, port).await;
+    assert!(within(output.next_line()).await.unwrap().unwrap().ends_with("alice: meanwhile"));
+    drop(input);
+    assert!(within(child.wait()).await.unwrap().success());
+    assert_eq!(within(output.next_line()).await.unwrap(), None, "each message once");
+}

@@ -21,16 +21,16 @@ pub fn print(address: SocketAddr, insecure: bool, secret: &[u8], tls_cert: &Path
     let tls = if insecure { "-plaintext".to_owned() } else { format!("-cacert {ca}") };
     println!(
         "
-Serving on {address}. In another terminal, in this folder:
+Serving on {address}. In other terminals, in this folder:
 
-  # tokens, good for 12 hours
+  # tokens, good for 12 hours: paste them into each terminal
   export ALICE={alice}
   export BOB={bob}
 
   # alice opens a chat with bob, and talks in it; the chat's id is shown
   CHAT_TOKEN=$ALICE {program} connect --addr {scheme}://localhost:{port} --ca {ca} --create Tea --with bob
 
-  # bob joins, in a third terminal, with the id that alice sees
+  # bob joins with the id that alice sees
   CHAT_TOKEN=$BOB {program} connect --addr {scheme}://localhost:{port} --ca {ca} CHAT_ID
 
   # the same by grpcurl: what there is, and a new chat

@@ -178,10 +178,12 @@ impl Subscription {
         self.key
     }
 
-    /// Notes where the chat stood when this stream joined, where nothing was known.
-    pub fn joined_at(&self, last_sequence: i64) {
+    /// Notes where the chat stood when this stream's membership was checked. The sweep checks again from the oldest version
+    /// that any stream was checked against.
+    pub fn joined_at(&self, last_sequence: i64, access_version: i64) {
         let mut state = self.channel.state();
         state.head.get_or_insert(last_sequence);
+        state.access_version = Some(state.access_version.map_or(access_version, |known| known.min(access_version)));
     }
 }
 
@@ -264,7 +266,7 @@ mod tests {
     fn a_message_whose_publish_was_lost_shows_as_behind() {
         let (registry, chat) = (Registry::new(), ChatId::generate());
         let (subscription, _receiver, _) = subscribe(&registry, chat, "alice");
-        subscription.joined_at(4);
+        subscription.joined_at(4, 1);
         let position = |last_sequence| ChatPosition { chat_id: chat, last_sequence, access_version: 1 };
         assert_eq!(registry.behind(&position(4)), None);
         assert_eq!(registry.behind(&position(5)), Some(4));

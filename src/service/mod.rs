@@ -121,7 +121,7 @@ impl ChatService {
         if cursor > last_sequence {
             return Err(Error::SequenceAhead { last_sequence });
         }
-        subscription.joined_at(last_sequence);
+        subscription.joined_at(last_sequence, view.access_version);
         Ok(Joined { chat: view.chat, cursor, subscription, receiver })
     }
 

@@ -34,6 +34,8 @@ pub fn routes<H: Health>(options: RouteOptions<H>) -> Result<impl HttpService + 
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                // The details of errors, so that clients by reflection can show them.
+                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         };
         routes = routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?);
     }
