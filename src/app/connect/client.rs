@@ -53,8 +53,10 @@ pub async fn run(args: ConnectArgs) -> Result<(), ConnectError> {
             }
         };
         backoff = (backoff * 2).min(BACKOFF_MAX);
-        let waiting = client.state.pending().len();
-        eprintln!("… connection lost; connecting again, {waiting} not yet acknowledged");
+        eprintln!("… no connection; trying again, {} not yet acknowledged", client.state.pending().len());
+        for pending in client.state.pending() {
+            eprintln!("  … {}", printable(&pending.text));
+        }
         sleep(pause).await;
     }
 }

@@ -238,8 +238,8 @@ where
 
     fn frame(&mut self, request: pb::ConnectChatRequest) {
         let violations = validate::violations(&request);
-        let valid = violations.is_empty();
-        let refusal = (!valid).then(|| status::invalid(&violations));
+        let valid = violations.is_empty() && request.frame.is_some();
+        let refusal = (!violations.is_empty()).then(|| status::invalid(&violations));
         match request.frame {
             None => self.reject(pb::FrameKind::Unspecified, String::new(), String::new(), &status::refused(Refused::UnknownFrame)),
             Some(Frame::Join(join)) => self.join(join, refusal),
