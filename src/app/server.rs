@@ -198,6 +198,7 @@ impl Server {
         tracing::info!("stopping");
         let ends = tokio::time::Instant::now() + args.shutdown_timeout;
         reporter.set_not_serving::<ChatServiceServer<ChatApi>>().await;
+        reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
         draining.cancel();
         if tokio::time::timeout_at(ends - STOP_RESERVE.min(args.shutdown_timeout / 2), &mut serving).await.is_err() {
             tracing::warn!("the time to stop is over; cutting what is left");

@@ -155,15 +155,31 @@ mod tests {
     }
 
     #[test]
-    fn a_public_key_is_no_secret() {
-        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
-        let pem = pair.public_key_pem();
-        let verifier = Verifier::new(&Key::PublicPem(pem.clone().into_bytes()), &Demands::default()).unwrap();
+    fn public_keys_verify_their_own_algorithm_and_are_no_secrets() {
+        let rsa = rcgen::KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
+        let ec = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let ed = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        type FromPem = fn(&[u8]) -> jsonwebtoken::errors::Result<EncodingKey>;
+        let kinds: [(rcgen::KeyPair, Algorithm, FromPem); 3] = [
+            (rsa, Algorithm::RS256, EncodingKey::from_rsa_pem),
+            (ec, Algorithm::ES256, EncodingKey::from_ec_pem),
+            (ed, Algorithm::EdDSA, EncodingKey::from_ed_pem),
+        ];
         let claims = json!({"sub": "alice", "exp": now() + 60});
-        let good =
-            encode(&Header::new(Algorithm::EdDSA), &claims, &EncodingKey::from_ed_pem(pair.serialize_pem().as_bytes()).unwrap()).unwrap();
-        assert!(verifier.verify(&good).is_ok());
-        // The public key, known to everyone, used as an HMAC secret.
-        assert_eq!(verifier.verify(&token(Algorithm::HS256, pem.as_bytes(), &claims)), Err(Refused::TokenInvalid));
+        let verifiers = kinds.each_ref().map(|(pair, ..)| {
+            let pem = pair.public_key_pem();
+            (Verifier::new(&Key::PublicPem(pem.clone().into_bytes()), &Demands::default()).unwrap(), pem)
+        });
+        for (at, (pair, algorithm, from_pem)) in kinds.iter().enumerate() {
+            let token = encode(&Header::new(*algorithm), &claims, &from_pem(pair.serialize_pem().as_bytes()).unwrap()).unwrap();
+            for (other, (verifier, _)) in verifiers.iter().enumerate() {
+                assert_eq!(verifier.verify(&token).is_ok(), at == other, "{algorithm:?}");
+            }
+        }
+        for (verifier, pem) in &verifiers {
+            // The public key, known to everyone, used as an HMAC secret.
+            assert_eq!(verifier.verify(&token(Algorithm::HS256, pem.as_bytes(), &claims)), Err(Refused::TokenInvalid));
+        }
+        assert!(Verifier::new(&Key::PublicPem(b"no key".to_vec()), &Demands::default()).is_none());
     }
 }

@@ -22,7 +22,8 @@ macro_rules! page {
              )
              SELECT a.last_sequence, p.* FROM access a LEFT JOIN (
                  SELECT * FROM (
-                     SELECT x.*, sum(length(CAST(x.text AS BLOB)) + length(x.client_message_id) + length(x.sender_id) + ?6)
+                     SELECT x.*, sum(length(CAST(x.text AS BLOB)) + length(CAST(x.client_message_id AS BLOB))
+                                + length(CAST(x.sender_id AS BLOB)) + ?6)
                             OVER (ORDER BY x.sequence ",
             $order,
             " ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS weight

@@ -43,8 +43,14 @@ pub struct SqliteStore {
     _lock: File,
 }
 
-/// The one connection that writes.
-type Writer = Arc<Mutex<SqliteConnection>>;
+/// The one connection that writes, shared by the store and its lane.
+type Writer = Arc<Mutex<WriterConnection>>;
+
+struct WriterConnection {
+    connection: SqliteConnection,
+    /// How to open it again.
+    options: SqliteConnectOptions,
+}
 
 /// Why the file can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -73,12 +79,13 @@ impl SqliteStore {
             .busy_timeout(BUSY_TIMEOUT)
             .pragma("journal_size_limit", WAL_BYTES_KEPT.to_string())
             .disable_statement_logging();
-        let mut writer = connect.connect().await.map_err(StoreError::from)?;
-        migrations::prepare(&MIGRATOR, &mut writer, migrate).await?;
+        let mut connection = connect.connect().await.map_err(StoreError::from)?;
+        migrations::prepare(&MIGRATOR, &mut connection, migrate).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(options.read_connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_lazy_with(connect.pragma("query_only", "on"));
+            .connect_lazy_with(connect.clone().pragma("query_only", "on"));
+        let writer = WriterConnection { connection, options: connect };
         Ok(Self { writer: Arc::new(Mutex::new(writer)), readers, _lock: lock })
     }
 
@@ -104,8 +111,17 @@ fn lock(path: &Path) -> std::result::Result<File, OpenError> {
 }
 
 /// Takes the writer's connection for a transaction. One that a cancelled call left open is undone before the next begins.
-async fn begin<'a>(writer: &'a mut MutexGuard<'_, SqliteConnection>) -> Result<Transaction<'a, Sqlite>> {
-    Ok(writer.begin_with("BEGIN IMMEDIATE").await?)
+async fn begin<'a>(writer: &'a mut MutexGuard<'_, WriterConnection>) -> Result<Transaction<'a, Sqlite>> {
+    let writer: &'a mut WriterConnection = &mut **writer;
+    if writer.connection.is_in_transaction() {
+        // The ping returns after a rollback that is still queued. SQLite ends a transaction by itself when the disk is full or
+        // fails; that rollback then fails, and sqlx goes on counting a transaction that is gone: only a new connection helps.
+        let answers = writer.connection.ping().await.is_ok();
+        if !answers || writer.connection.is_in_transaction() {
+            writer.connection = writer.options.connect().await?;
+        }
+    }
+    Ok(writer.connection.begin_with("BEGIN IMMEDIATE").await?)
 }
 
 fn timestamp(row: &SqliteRow, column: &str) -> Result<Timestamp> {
@@ -144,4 +160,36 @@ fn hex_ids(ids: impl Iterator<Item = ChatId>) -> String {
     }
     out.push(']');
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_transaction_that_sqlite_ended_by_itself_does_not_stop_later_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = SqliteOptions { path: folder.path().join("chat.db"), read_connections: 1 };
+        let store = SqliteStore::open(&options, true).await.unwrap();
+        let mut writer = store.writer.lock().await;
+        let mut tx = begin(&mut writer).await.unwrap();
+        // As after a COMMIT that met a full disk: no transaction is left, and sqlx doesn't know.
+        sqlx::query("ROLLBACK").execute(&mut *tx).await.unwrap();
+        drop(tx);
+        begin(&mut writer).await.unwrap().commit().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_transaction_that_was_dropped_is_undone_before_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = SqliteOptions { path: folder.path().join("chat.db"), read_connections: 1 };
+        let store = SqliteStore::open(&options, true).await.unwrap();
+        let mut writer = store.writer.lock().await;
+        let mut tx = begin(&mut writer).await.unwrap();
+        sqlx::query("INSERT INTO chats (id, title, created_by, created_at) VALUES (x'00', 't', 'u', 1)").execute(&mut *tx).await.unwrap();
+        drop(tx);
+        let mut tx = begin(&mut writer).await.unwrap();
+        let row = sqlx::query("SELECT count(*) AS chats FROM chats").fetch_one(&mut *tx).await.unwrap();
+        assert_eq!(row.get::<i64, _>("chats"), 0);
+    }
 }
