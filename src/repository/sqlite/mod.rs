@@ -112,16 +112,16 @@ fn lock(path: &Path) -> std::result::Result<File, OpenError> {
 
 /// Takes the writer's connection for a transaction. One that a cancelled call left open is undone before the next begins.
 async fn begin<'a>(writer: &'a mut MutexGuard<'_, WriterConnection>) -> Result<Transaction<'a, Sqlite>> {
-    let writer: &'a mut WriterConnection = &mut **writer;
-    if writer.connection.is_in_transaction() {
+    let WriterConnection { connection, options } = &mut **writer;
+    if connection.is_in_transaction() {
         // The ping returns after a rollback that is still queued. SQLite ends a transaction by itself when the disk is full or
         // fails; that rollback then fails, and sqlx goes on counting a transaction that is gone: only a new connection helps.
-        let answers = writer.connection.ping().await.is_ok();
-        if !answers || writer.connection.is_in_transaction() {
-            writer.connection = writer.options.connect().await?;
+        let answers = connection.ping().await.is_ok();
+        if !answers || connection.is_in_transaction() {
+            *connection = options.connect().await?;
         }
     }
-    Ok(writer.connection.begin_with("BEGIN IMMEDIATE").await?)
+    Ok(connection.begin_with("BEGIN IMMEDIATE").await?)
 }
 
 fn timestamp(row: &SqliteRow, column: &str) -> Result<Timestamp> {
