@@ -313,3 +313,36 @@ async fn a_terminal_client_reconnects_resumes_and_sends_what_was_not_acknowledge
     assert!(within(child.wait()).await.unwrap().success());
     assert_eq!(within(output.next_line()).await.unwrap(), None, "each message once");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_servers_on_one_postgres_store_retries_once_and_leave_no_hole() {
+    const EACH: usize = 100;
+    let ground = Ground::new(On::Postgres).await;
+    let (_one, port_one) = serve(&ground, 0).await;
+    let (_two, port_two) = serve(&ground, 0).await;
+    let mut alice = client(&ground, port_one, &mint("alice", &["user"])).await;
+    let chat = new_chat(&mut alice, &[]).await;
+    let mut placed = Vec::new();
+    for port in [port_one, port_two] {
+        let (ground, chat) = (ground.clone(), chat.clone());
+        placed.push(tokio::spawn(async move {
+            let mut alice = client(&ground, port, &mint("alice", &["user"])).await;
+            // Both send the very same messages, at once.
+            let mut stream = Stream::joined(&mut alice, &chat, Some(0)).await;
+            for number in 0..EACH {
+                stream.send_text(&chat, &number.to_string(), "x");
+            }
+            let mut placed = Vec::new();
+            while placed.len() < EACH {
+                let acknowledged = stream.acknowledged().await;
+                placed.push((acknowledged.client_message_id, acknowledged.sequence));
+            }
+            placed
+        }));
+    }
+    let (one, two) = (within(placed.remove(0)).await.unwrap(), within(placed.remove(0)).await.unwrap());
+    assert_eq!(one, two, "a message has one place, whichever server is asked");
+    let mut sequences: Vec<i64> = one.iter().map(|(_, sequence)| *sequence).collect();
+    sequences.sort_unstable();
+    assert_eq!(sequences, (1..=EACH as i64).collect::<Vec<_>>());
+}
