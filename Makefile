@@ -1,6 +1,8 @@
 # Works with GNU make on Linux and macOS. `make` lists the targets.
 .DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
 BIN := ./target/debug/chat-service
+BUF := .tools/npm/node_modules/.bin/buf
 SHA256 := $(shell command -v sha256sum >/dev/null 2>&1 && echo sha256sum || echo shasum -a 256)
 
 .PHONY: help
@@ -26,9 +28,11 @@ gen-cert: build ## Make certs/: a CA, a server's and a client's certificate; wha
 generate: generate-chat-api ## Generate everything that is made from the proto
 
 .PHONY: generate-chat-api
-generate-chat-api: ## Generate the API's code and validation (build.rs does it; protoc isn't needed)
+generate-chat-api: ## Generate the API's code and validation (build.rs does it; protoc isn't needed), and check the proto
 	touch build.rs
 	cargo build --locked
+	scripts/tools.sh buf
+	@if [ -x $(BUF) ]; then $(BUF) build -o /dev/null; else echo "skipped: buf build"; fi
 
 .PHONY: test
 test: ## Run every test; finds or installs PostgreSQL and starts it
@@ -40,13 +44,19 @@ test-coverage: ## Coverage by cargo-tarpaulin, into target/tarpaulin
 	scripts/with-services.sh cargo tarpaulin --locked --out Html --output-dir target/tarpaulin
 
 .PHONY: lint
-lint: ## Formatting, clippy with warnings denied, the proto's lint, the checksums of third-party files
+lint: ## Formatting, clippy with warnings denied, the proto's lint, checksums of third-party files, licences
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cd proto/third_party && $(SHA256) -c --quiet SHA256SUMS
 	scripts/tools.sh buf
-	@if [ -x .tools/npm/node_modules/.bin/buf ]; then .tools/npm/node_modules/.bin/buf lint; else echo "skipped: buf lint"; fi
+	@if [ -x $(BUF) ]; then $(BUF) lint; else echo "skipped: buf lint"; fi
+	@if command -v cargo-deny >/dev/null; then cargo deny check bans licenses sources; else echo "skipped: cargo deny (cargo install cargo-deny)"; fi
 
 .PHONY: fmt
 fmt: ## Format the code
 	cargo fmt
+
+.PHONY: clean
+clean: ## Remove what was built and the test tools; certs/ and data/ stay
+	cargo clean
+	rm -rf .tools

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Puts foreign tools, which only widen the checks, into .tools: grpcurl, a Python with grpcio, buf. What is there is kept.
 # Where one can't be had: with CI=true a failure, else a line that says what is skipped.
+# Usage: scripts/tools.sh grpcurl|python|buf|all …
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .tools/bin
@@ -31,4 +32,10 @@ buf() {
   npm install --silent --no-audit --no-fund --prefix .tools/npm @bufbuild/buf@1.75.0 >&2 || absent "buf lint" "buf"
 }
 
-for tool in "$@"; do "$tool"; done
+for tool in "$@"; do
+  case "$tool" in
+    grpcurl | python | buf) "$tool" ;;
+    all) grpcurl; python; buf ;;
+    *) echo "tools.sh: there is no tool '$tool'; grpcurl, python, buf or all" >&2; exit 2 ;;
+  esac
+done

@@ -7,7 +7,7 @@ find_bin() {
   local candidate
   for candidate in "$(command -v initdb 2>/dev/null || true)" /usr/lib/postgresql/*/bin/initdb /opt/homebrew/opt/postgresql*/bin/initdb \
     /usr/local/opt/postgresql*/bin/initdb /usr/pgsql-*/bin/initdb; do
-    if [ -n "$candidate" ] && [ -x "$candidate" ]; then dirname "$candidate"; return; fi
+    if [ -n "$candidate" ] && [ -x "$candidate" ] && [ -x "${candidate%/*}/pg_ctl" ]; then dirname "$candidate"; return; fi
   done
 }
 
@@ -28,7 +28,9 @@ as=()
 if [ "$(id -u)" = 0 ]; then
   user=postgres; id "$user" >/dev/null 2>&1 || user=nobody
   chown "$user" "$dir"
-  if command -v runuser >/dev/null; then as=(runuser -u "$user" --); else as=(sudo -u "$user"); fi
+  if command -v runuser >/dev/null; then as=(runuser -u "$user" --)
+  elif command -v setpriv >/dev/null; then as=(setpriv --reuid "$user" --regid "$(id -g "$user")" --clear-groups --)
+  else as=(sudo -n -u "$user"); fi
 fi
 run() { (cd / && ${as[@]+"${as[@]}"} "$@"); }
 
@@ -40,11 +42,15 @@ trap stop EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])' 2>/dev/null || echo $((20000 + RANDOM % 20000)))
 run "$bin/initdb" -D "$dir/data" -U postgres -A trust -E UTF8 --locale=C >"$dir.log" 2>&1 || { cat "$dir.log" >&2; rm -f "$dir.log"; exit 1; }
 rm -f "$dir.log"
-run "$bin/pg_ctl" -D "$dir/data" -w -l "$dir/log" -o "-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories=$dir -c max_connections=400" start >/dev/null ||
-  { run cat "$dir/log" >&2; exit 1; }
+
+# A port that is taken, or is taken before the server has it, makes the start fail: then another one is tried.
+start() {
+  port=$((20000 + RANDOM % 12000))
+  run "$bin/pg_ctl" -D "$dir/data" -w -l "$dir/log" -o "-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=400" start >/dev/null 2>&1
+}
+start || start || start || { cat "$dir/log" >&2; exit 1; }
 
 export TEST_DATABASE_URL="postgres://postgres@127.0.0.1:$port/postgres"
 export TEST_POSTGRES_BIN="$bin"

@@ -15,8 +15,7 @@ import grpc
 from grpc_tools import protoc
 
 
-def stubs(proto_root):
-    out = tempfile.mkdtemp()
+def stubs(proto_root, out):
     third_party = pathlib.Path(proto_root) / "third_party"
     files = [str(p.relative_to(third_party)) for p in third_party.rglob("*.proto")]
     well_known = pathlib.Path(protoc.__file__).parent / "_proto"
@@ -41,7 +40,8 @@ def main():
     parser.add_argument("--expect", type=int, required=True)
     parser.add_argument("--proto-root", default="proto")
     args = parser.parse_args()
-    pb, pb_grpc = stubs(args.proto_root)
+    with tempfile.TemporaryDirectory() as out:
+        pb, pb_grpc = stubs(args.proto_root, out)
 
     credentials = grpc.ssl_channel_credentials(pathlib.Path(args.ca).read_bytes())
     channel = grpc.secure_channel(args.addr, credentials)
@@ -56,18 +56,24 @@ def main():
     call = pb_grpc.ChatServiceStub(channel).ConnectChat(iter(frames.get, None), metadata=metadata, timeout=60)
 
     messages = []
-    for response in call:
-        event = response.WhichOneof("event")
-        if event == "message":
-            messages.append(response.message)
-        elif event == "acknowledged":
-            waiting.remove(response.acknowledged.client_message_id)
-        elif event in ("rejected", "left"):
-            sys.exit(f"unexpected: {response}")
-        if not waiting and len(messages) >= args.expect:
-            break
-    frames.put(None)
-    call.cancel()
+    try:
+        for response in call:
+            event = response.WhichOneof("event")
+            if event == "message":
+                messages.append(response.message)
+            elif event == "acknowledged":
+                waiting.discard(response.acknowledged.client_message_id)
+            elif event in ("rejected", "left", "going_away"):
+                sys.exit(f"unexpected: {response}")
+            if not waiting and len(messages) >= args.expect:
+                break
+        else:
+            sys.exit(f"the stream ended with {len(messages)} messages, {len(waiting)} sends not acknowledged")
+    except grpc.RpcError as error:
+        sys.exit(f"{error.code().name}: {error.details()}; {len(messages)} messages, {len(waiting)} sends not acknowledged")
+    finally:
+        frames.put(None)
+        call.cancel()
     for message in messages:
         fields = {"sequence": message.sequence, "sender_id": message.sender_id, "text": message.text}
         sys.stdout.buffer.write((json.dumps(fields, ensure_ascii=False) + "\n").encode())
