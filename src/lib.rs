@@ -9,10 +9,10 @@
 //! | [`repository`] | the storage contract; PostgreSQL and SQLite | model |
 //! | [`broker`] | from a committed message to this process's streams | model |
 //! | [`service`] | chats, membership, the append path, catch-up, the sweep | model and the traits above |
-//! | [`interceptor`] | the tower layers every request passes | model |
-//! | [`converter`] | generated types ↔ model, validation | model, pb |
+//! | [`interceptor`] | the tower layers every request passes | model, converter |
+//! | [`converter`] | generated types ↔ model, validation, the one status mapping | model, pb, service |
 //! | [`pb`] | generated code | – |
-//! | [`transport`] | listener and TLS, handlers, the stream's session, the one status mapping | service, converter, interceptor |
+//! | [`transport`] | listener and TLS, handlers, the stream's session | service, converter, interceptor |
 //! | [`app`] | the only place where concrete types meet; the commands | everything |
 //!
 //! # The way of a message

@@ -24,7 +24,9 @@ fn binary() -> Command {
 async fn serve(ground: &Ground, port: u16) -> (Child, u16) {
     let mut flags = ground.flags();
     flags[1] = format!("127.0.0.1:{port}");
-    let mut child = binary().arg("serve").args(flags).env("NO_COLOR", "1").stderr(Stdio::piped()).spawn().unwrap();
+    // Empty variables count as unset.
+    let empty = ["CHAT_AUTH_PUBLIC_KEY", "CHAT_AUTH_ISSUER", "CHAT_AUTH_AUDIENCE"].map(|name| (name, ""));
+    let mut child = binary().arg("serve").args(flags).env("NO_COLOR", "1").envs(empty).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let port = within(async {
         loop {

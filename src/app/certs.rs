@@ -72,6 +72,8 @@ fn leaf(
 ) -> Result<(), CertError> {
     let mut leaf = params(name, names, LEAF_DAYS)?;
     leaf.use_authority_key_identifier_extension = true;
+    // Said outright, it also makes rcgen write the subject key identifier.
+    leaf.is_ca = IsCa::ExplicitNoCa;
     leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     leaf.extended_key_usages = vec![usage];
     let key = KeyPair::generate()?;

@@ -222,8 +222,8 @@ impl Server {
 
 fn verifier(config: &Config) -> Result<Verifier, StartError> {
     let auth = &config.args.auth;
-    let demands =
-        Demands { issuer: auth.auth_issuer.clone(), audience: auth.auth_audience.clone(), leeway_secs: auth.auth_leeway.as_secs() };
+    let set = |claim: &Option<String>| claim.clone().filter(|claim| !claim.is_empty());
+    let demands = Demands { issuer: set(&auth.auth_issuer), audience: set(&auth.auth_audience), leeway_secs: auth.auth_leeway.as_secs() };
     let (key, path) = match &config.key {
         AuthKey::Secret(secret) => (Key::Secret(secret.clone()), None),
         AuthKey::PublicPem { path, pem } => (Key::PublicPem(pem.clone()), Some(path)),

@@ -58,7 +58,9 @@ struct Claims<'a> {
 /// The token that the arguments ask for.
 pub fn mint(args: &TokenArgs) -> Result<String, TokenError> {
     let secret = load_secret(&args.secret)?;
-    sign(&secret, &args.sub, &args.roles, args.ttl, args.issuer.as_deref(), args.audience.as_deref())
+    // An empty variable is an unset one.
+    let set = |claim: &Option<String>| claim.clone().filter(|claim| !claim.is_empty());
+    sign(&secret, &args.sub, &args.roles, args.ttl, set(&args.issuer).as_deref(), set(&args.audience).as_deref())
 }
 
 /// Signs by HS256.

@@ -76,10 +76,10 @@ pub struct TlsArgs {
 #[derive(Args, Clone)]
 pub struct AuthArgs {
     /// File with the secret that signs tokens by HS256 (its bytes without the last newline)
-    #[arg(long, env = "CHAT_AUTH_SECRET")]
+    #[arg(long, env = "CHAT_AUTH_SECRET", value_parser = any_path)]
     pub auth_secret: Option<PathBuf>,
     /// PEM file with the public key of tokens signed by RS256, ES256 or EdDSA
-    #[arg(long, env = "CHAT_AUTH_PUBLIC_KEY")]
+    #[arg(long, env = "CHAT_AUTH_PUBLIC_KEY", value_parser = any_path)]
     pub auth_public_key: Option<PathBuf>,
     /// The `iss` that tokens must have
     #[arg(long, env = "CHAT_AUTH_ISSUER")]
@@ -109,4 +109,9 @@ pub struct LogArgs {
     pub log: String,
     #[arg(long, env = "CHAT_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+}
+
+/// An empty one too: it counts as unset.
+fn any_path(text: &str) -> Result<PathBuf, std::convert::Infallible> {
+    Ok(PathBuf::from(text))
 }

@@ -95,20 +95,22 @@ impl Config {
 }
 
 fn auth_key(args: &AuthArgs) -> Result<(AuthKey, bool), ConfigError> {
-    match (&args.auth_secret, &args.auth_public_key) {
+    // An empty variable is an unset one, as in files of variables.
+    let set = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
+    match (set(&args.auth_secret), set(&args.auth_public_key)) {
         (None, None) => Err(ConfigError::NoAuth),
         (Some(_), Some(_)) => Err(ConfigError::TwoAuths),
         (Some(path), None) => {
-            let secret = load_secret(path)?;
+            let secret = load_secret(&path)?;
             if secret.len() < SECRET_BYTES_MIN {
-                return Err(ConfigError::ShortSecret { path: path.clone() });
+                return Err(ConfigError::ShortSecret { path });
             }
             let development = secret.starts_with(DEVELOPMENT_MARK);
             Ok((AuthKey::Secret(secret), development))
         }
         (None, Some(path)) => {
-            let pem = read("CHAT_AUTH_PUBLIC_KEY", path)?;
-            Ok((AuthKey::PublicPem { path: path.clone(), pem }, false))
+            let pem = read("CHAT_AUTH_PUBLIC_KEY", &path)?;
+            Ok((AuthKey::PublicPem { path, pem }, false))
         }
     }
 }

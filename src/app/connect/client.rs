@@ -1,11 +1,13 @@
 //! Connections, the loop, the terminal.
 
+use std::error::Error as _;
+use std::io::Write;
 use std::time::Duration;
 
 use rand::Rng;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin, stdin};
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig};
@@ -28,6 +30,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// How long the last lines may take after the input has ended.
 const SETTLE_DUE: Duration = Duration::from_secs(30);
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Characters of a text. A frame too large to be read would end the stream, each time it is sent again.
+const TEXT_CHARS_MAX: usize = 4096;
 /// Frames under way; the terminal waits above.
 const FRAMES_MAX: usize = 64;
 
@@ -39,7 +43,15 @@ pub async fn run(args: ConnectArgs) -> Result<(), ConnectError> {
         (None, Some(title)) => server.create(title, &args.members).await?,
         (None, None) => return Err(ConnectError::NoChat),
     };
-    let mut client = Client { server, chat_id, state: State::new(args.after), input: Some(BufReader::new(stdin()).lines()) };
+    let mut client = Client {
+        server,
+        chat_id,
+        state: State::new(args.after),
+        input: Some(BufReader::new(stdin()).lines()),
+        settle_by: None,
+        retries: Vec::new(),
+        retry_at: None,
+    };
     let mut backoff = BACKOFF;
     loop {
         let pause = match client.stay().await? {
@@ -53,7 +65,11 @@ pub async fn run(args: ConnectArgs) -> Result<(), ConnectError> {
             }
         };
         backoff = (backoff * 2).min(BACKOFF_MAX);
-        eprintln!("… no connection; trying again, {} not yet acknowledged", client.state.pending().len());
+        let waiting = client.state.pending().len();
+        if waiting > 0 && client.settle_by.is_some_and(|due| due <= Instant::now()) {
+            return Err(ConnectError::Unacknowledged(waiting));
+        }
+        eprintln!("… no connection; trying again, {waiting} not yet acknowledged");
         for pending in client.state.pending() {
             eprintln!("  … {}", printable(&pending.text));
         }
@@ -122,6 +138,11 @@ struct Client {
     state: State,
     /// `None` once it has ended.
     input: Option<Lines<BufReader<Stdin>>>,
+    /// Set once the input has ended: until when its last lines may be unanswered, whatever number of connections that takes.
+    settle_by: Option<Instant>,
+    /// Ids of lines that the server asked to send again later on this connection.
+    retries: Vec<String>,
+    retry_at: Option<Instant>,
 }
 
 impl Client {
@@ -137,8 +158,9 @@ impl Client {
         };
         let mut frames = Some(frames);
         let (mut joined, mut after) = (false, None);
-        let give_up = sleep(SETTLE_DUE);
-        tokio::pin!(give_up);
+        // All that is pending goes again once the chat is joined.
+        self.retries.clear();
+        self.retry_at = None;
         let mut input_open = self.input.is_some();
         loop {
             if joined && !input_open && self.state.pending().len() == 0 {
@@ -153,13 +175,20 @@ impl Client {
                             return Ok(Ended::Lost { connected: true, after });
                         }
                     }
-                    Ok(Some(event)) => self.event(event, &mut after, frames.as_ref()).await?,
+                    Ok(Some(Event::Rejected(rejected))) if rejected.frame() == FrameKind::Join && passes(&rejected) => {
+                        return Ok(Ended::Lost { connected: false, after });
+                    }
+                    Ok(Some(event)) => self.event(event, &mut after)?,
                     Ok(None) if frames.is_none() => return Ok(Ended::Finished),
                     Ok(None) => return Ok(Ended::Lost { connected: joined, after }),
                     Err(status) => return ended(&status, joined, after),
                 },
                 read = read_line(&mut self.input), if joined && input_open => match read {
                     Some(text) if text.trim().is_empty() => {}
+                    Some(text) if text.chars().count() > TEXT_CHARS_MAX => {
+                        let start: String = text.chars().take(40).collect();
+                        eprintln!("! not sent: longer than {TEXT_CHARS_MAX} characters: {}…", printable(&start));
+                    }
                     Some(text) => {
                         let pending = Pending { id: Uuid::new_v4().to_string(), text };
                         self.state.send(pending.clone());
@@ -170,10 +199,19 @@ impl Client {
                     None => {
                         self.input = None;
                         input_open = false;
-                        give_up.as_mut().reset(tokio::time::Instant::now() + SETTLE_DUE);
+                        self.settle_by = Some(Instant::now() + SETTLE_DUE);
                     }
                 },
-                () = &mut give_up, if !input_open && self.state.pending().len() > 0 => {
+                () = sleep_until(self.retry_at.unwrap_or_else(Instant::now)), if self.retry_at.is_some() => {
+                    self.retry_at = None;
+                    let asked = std::mem::take(&mut self.retries);
+                    let again: Vec<Pending> = self.state.pending().filter(|pending| asked.contains(&pending.id)).cloned().collect();
+                    if !self.send_all(&mut frames, &mut events, &mut after, again).await? {
+                        return Ok(Ended::Lost { connected: true, after });
+                    }
+                }
+                () = sleep_until(self.settle_by.unwrap_or_else(Instant::now)),
+                    if self.settle_by.is_some() && self.state.pending().len() > 0 => {
                     return Err(ConnectError::Unacknowledged(self.state.pending().len()));
                 }
             }
@@ -199,7 +237,7 @@ impl Client {
                         Err(_) => return Ok(false),
                     },
                     event = next(events) => match event {
-                        Ok(Some(event)) => self.event(event, after, Some(frames)).await?,
+                        Ok(Some(event)) => self.event(event, after)?,
                         Ok(None) | Err(_) => return Ok(false),
                     },
                 }
@@ -213,20 +251,15 @@ impl Client {
         ConnectChatRequest { frame: Some(Frame::Send(send)) }
     }
 
-    async fn event(
-        &mut self,
-        event: Event,
-        after: &mut Option<Duration>,
-        frames: Option<&mpsc::Sender<ConnectChatRequest>>,
-    ) -> Result<(), ConnectError> {
+    fn event(&mut self, event: Event, after: &mut Option<Duration>) -> Result<(), ConnectError> {
         match event {
             Event::Message(message) => {
                 if self.state.see(message.sequence) {
-                    println!("{}", line(&message));
+                    writeln!(std::io::stdout(), "{}", line(&message)).map_err(ConnectError::Output)?;
                 }
             }
             Event::Acknowledged(acknowledged) => drop(self.state.settle(&acknowledged.client_message_id)),
-            Event::Rejected(rejected) => self.rejected(&rejected, frames).await?,
+            Event::Rejected(rejected) => self.rejected(&rejected)?,
             Event::Left(left) => {
                 return Err(ConnectError::Left(match left.reason() {
                     LeftReason::Deleted => "the chat was deleted",
@@ -241,29 +274,27 @@ impl Client {
         Ok(())
     }
 
-    async fn rejected(&mut self, rejected: &RejectedEvent, frames: Option<&mpsc::Sender<ConnectChatRequest>>) -> Result<(), ConnectError> {
-        let (code, message) = rejected.status.as_ref().map_or((0, ""), |status| (status.code, status.message.as_str()));
-        let again = matches!(Code::from_i32(code), Code::Unavailable | Code::ResourceExhausted);
+    fn rejected(&mut self, rejected: &RejectedEvent) -> Result<(), ConnectError> {
+        let message = rejected.status.as_ref().map_or("", |status| status.message.as_str());
         if rejected.frame() != FrameKind::Send {
             return Err(ConnectError::Refused(printable(message)));
         }
-        match (again, frames) {
-            (true, Some(frames)) => {
-                if let Some(request) = self.state.find(&rejected.client_message_id).map(|pending| self.frame(pending)) {
-                    sleep(BACKOFF).await;
-                    drop(frames.try_send(request));
-                }
+        if passes(rejected) {
+            self.retries.push(rejected.client_message_id.clone());
+            if self.retry_at.is_none() {
+                self.retry_at = Some(Instant::now() + BACKOFF);
             }
-            // It stays pending, and goes again with the next connection.
-            (true, None) => {}
-            (false, _) => {
-                if let Some(pending) = self.state.settle(&rejected.client_message_id) {
-                    eprintln!("! not sent: {}: {}", printable(message), printable(&pending.text));
-                }
-            }
+        } else if let Some(pending) = self.state.settle(&rejected.client_message_id) {
+            eprintln!("! not sent: {}: {}", printable(message), printable(&pending.text));
         }
         Ok(())
     }
+}
+
+/// Whether the same frame may be taken later.
+fn passes(rejected: &RejectedEvent) -> bool {
+    let code = rejected.status.as_ref().map_or(Code::Unknown, |status| Code::from_i32(status.code));
+    matches!(code, Code::Unavailable | Code::ResourceExhausted)
 }
 
 async fn next(events: &mut Streaming<ConnectChatResponse>) -> Result<Option<Event>, Status> {
@@ -289,8 +320,20 @@ async fn read_line(input: &mut Option<Lines<BufReader<Stdin>>>) -> Option<String
 fn ended(status: &Status, connected: bool, after: Option<Duration>) -> Result<Ended, ConnectError> {
     match status.code() {
         Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument | Code::Unimplemented => Err(refused(status)),
-        _ => Ok(Ended::Lost { connected, after }),
+        _ => {
+            eprintln!("… {}", printable(&cause(status)));
+            Ok(Ended::Lost { connected, after })
+        }
     }
+}
+
+/// The innermost cause: the outer ones only say that there was a transport error.
+fn cause(status: &Status) -> String {
+    let Some(mut cause) = status.source() else { return status.message().to_owned() };
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
 }
 
 fn refused(status: &Status) -> ConnectError {

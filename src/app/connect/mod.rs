@@ -48,6 +48,8 @@ pub enum ConnectError {
     Token,
     #[error("the server refuses: {0}")]
     Refused(String),
+    #[error("can't write to the terminal: {0}; is what reads it still there?")]
+    Output(std::io::Error),
     #[error("you have left the chat: {0}")]
     Left(&'static str),
     #[error("{0} of your messages were not acknowledged in time; they may not be stored")]

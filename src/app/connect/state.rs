@@ -45,10 +45,6 @@ impl State {
         self.pending.remove(at)
     }
 
-    pub fn find(&self, id: &str) -> Option<&Pending> {
-        self.pending.iter().find(|pending| pending.id == id)
-    }
-
     /// What is to be sent again after a reconnection: in the order it was written, with the ids it had.
     pub fn pending(&self) -> impl ExactSizeIterator<Item = &Pending> {
         self.pending.iter()
