@@ -180,10 +180,13 @@ impl Subscription {
 
     /// Notes where the chat stood when this stream's membership was checked. The sweep checks again from the oldest version
     /// that any stream was checked against.
-    pub fn joined_at(&self, last_sequence: i64, access_version: i64) {
+    ///
+    /// Returns the sequence up to which the channel brings nothing more, at least `last_sequence`: another stream may have
+    /// joined later in the chat, and what was published up to there is dropped. A stream that has less must read it.
+    pub fn joined_at(&self, last_sequence: i64, access_version: i64) -> i64 {
         let mut state = self.channel.state();
-        state.head.get_or_insert(last_sequence);
         state.access_version = Some(state.access_version.map_or(access_version, |known| known.min(access_version)));
+        last_sequence.max(*state.head.get_or_insert(last_sequence))
     }
 }
 
@@ -266,7 +269,8 @@ mod tests {
     fn a_message_whose_publish_was_lost_shows_as_behind() {
         let (registry, chat) = (Registry::new(), ChatId::generate());
         let (subscription, _receiver, _) = subscribe(&registry, chat, "alice");
-        subscription.joined_at(4, 1);
+        assert_eq!(subscription.joined_at(4, 1), 4);
+        assert_eq!(subscription.joined_at(2, 1), 4, "one that joined behind must read up to the head");
         let position = |last_sequence| ChatPosition { chat_id: chat, last_sequence, access_version: 1 };
         assert_eq!(registry.behind(&position(4)), None);
         assert_eq!(registry.behind(&position(5)), Some(4));

@@ -13,6 +13,9 @@ const DOMAIN: &str = "chat.v1";
 /// How long a caller should wait before it tries again.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
+/// Violations that one answer names: it must fit into HTTP headers.
+const VIOLATIONS_MAX: usize = 20;
+
 /// Errors of a call or a stream that aren't the service's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
@@ -76,7 +79,7 @@ pub fn refused(refused: Refused) -> Status {
 /// INVALID_ARGUMENT with the fields that break a rule.
 pub fn invalid(violations: &[Violation]) -> Status {
     let mut details = ErrorDetails::new();
-    for violation in violations {
+    for violation in violations.iter().take(VIOLATIONS_MAX) {
         details.add_bad_request_violation(&violation.field, &violation.description);
     }
     details.set_error_info("INVALID_FIELDS", DOMAIN, std::collections::HashMap::new());

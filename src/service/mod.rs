@@ -59,6 +59,8 @@ pub struct Joined {
     pub chat: Chat,
     /// The last sequence that the stream has: delivery goes on behind it.
     pub cursor: i64,
+    /// Up to here the receiver brings nothing: what the stream lacks of it must be read.
+    pub head: i64,
     pub subscription: Subscription,
     pub receiver: broadcast::Receiver<Arc<Delivery>>,
 }
@@ -121,8 +123,8 @@ impl ChatService {
         if cursor > last_sequence {
             return Err(Error::SequenceAhead { last_sequence });
         }
-        subscription.joined_at(last_sequence, view.access_version);
-        Ok(Joined { chat: view.chat, cursor, subscription, receiver })
+        let head = subscription.joined_at(last_sequence, view.access_version);
+        Ok(Joined { chat: view.chat, cursor, head, subscription, receiver })
     }
 
     /// The chat's last sequence.

@@ -3,6 +3,7 @@
 //! Bounded by the session's own restraint: above [`HIGH_WATER_BYTES`] it takes on nothing that would add to it but what is
 //! already in its hands, a page or an event. What waits together goes out as one piece.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,8 +34,11 @@ pub fn peak_bytes() -> usize {
 #[derive(Default)]
 struct Shared {
     waiting: BytesMut,
-    /// Settled sends among what waits.
-    settled: usize,
+    /// Bytes put in and taken out so far.
+    put: u64,
+    out: u64,
+    /// Where the settlements end that were not taken yet.
+    settled: VecDeque<u64>,
     /// Set by the body, cleared by [`Outbox::taken`].
     taken: bool,
     end: Option<Status>,
@@ -61,8 +65,10 @@ impl Outbox {
 
     /// An event that settles a send.
     pub fn settle(&self, event: Event) {
-        lock(&self.0).settled += 1;
         self.event(event);
+        let mut shared = lock(&self.0);
+        let end = shared.put;
+        shared.settled.push_back(end);
     }
 
     /// A gRPC message that is encoded already.
@@ -72,7 +78,9 @@ impl Outbox {
 
     fn put(&self, write: impl FnOnce(&mut BytesMut)) {
         let mut shared = lock(&self.0);
+        let before = shared.waiting.len();
         write(&mut shared.waiting);
+        shared.put += (shared.waiting.len() - before) as u64;
         PEAK_BYTES.fetch_max(shared.waiting.len(), Ordering::Relaxed);
         wake(shared.body.take());
     }
@@ -90,7 +98,7 @@ impl Outbox {
 
     /// Settled sends that wait to be handed to the transport.
     pub fn settled_waiting(&self) -> usize {
-        lock(&self.0).settled
+        lock(&self.0).settled.len()
     }
 
     /// Waits until the body has taken something since the last call. Cancel safe.
@@ -120,8 +128,9 @@ impl Body for OutboxBody {
             } else {
                 shared.waiting.split_to(PIECE_BYTES_MAX)
             };
-            if shared.waiting.is_empty() {
-                shared.settled = 0;
+            shared.out += piece.len() as u64;
+            while shared.settled.front().is_some_and(|end| *end <= shared.out) {
+                shared.settled.pop_front();
             }
             shared.taken = true;
             wake(shared.session.take());

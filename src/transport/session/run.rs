@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt};
 use rand::Rng;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use tokio_util::sync::CancellationToken;
@@ -29,7 +29,7 @@ use crate::service::{ChatService, Error, Joined, SendMessage};
 
 /// When a stream's first valid frame is due.
 const FIRST_FRAME_DUE: Duration = Duration::from_secs(10);
-/// How long a stream that has ended waits for its client to read the rest before it is reset.
+/// How long a stream that has ended waits for its client to read on before it is reset.
 const LINGER: Duration = Duration::from_secs(5);
 /// Tries of a read that a stream can't go on without, with growing pauses between them: about 20 s in all.
 const READ_TRIES: u32 = 12;
@@ -77,7 +77,8 @@ enum Input {
     Evicted(Vec<(ChatId, u64, Eviction)>),
     Settled(Settled),
     Done(Done),
-    Page(ChatId, Result<Page, Error>),
+    /// Of the subscription with this key.
+    Page(u64, Result<Page, Error>),
     Taken,
     Frame(Option<Result<pb::ConnectChatRequest, Status>>),
     Delivery(usize, Result<Arc<Delivery>, BroadcastStreamRecvError>),
@@ -109,7 +110,7 @@ pub struct Session<S> {
     task: Option<Task<Done>>,
     /// Evictions of the subscription that a join under way has made.
     early: Vec<(u64, Eviction)>,
-    page: Option<Task<(ChatId, Result<Page, Error>)>>,
+    page: Option<Task<(u64, Result<Page, Error>)>>,
     expiry: Pin<Box<Sleep>>,
     /// Until the first valid frame.
     first_frame_due: Option<Pin<Box<Sleep>>>,
@@ -160,7 +161,8 @@ where
         };
         self.chats.clear();
         self.outbox.end(status);
-        sleep(LINGER).await;
+        // As long as the client reads it gets the rest.
+        while timeout(LINGER, self.outbox.taken()).await.is_ok() {}
     }
 
     /// Waits for whatever comes first. What must happen whether or not the client reads stands first and asks for no room.
@@ -177,8 +179,9 @@ where
             () = optional(&mut self.first_frame_due), if self.first_frame_due.is_some() => Input::FirstFrameLate,
             evictions = self.mailbox.take() => Input::Evicted(evictions),
             Some(settled) = self.settled.recv(), if room => Input::Settled(settled),
-            done = optional(&mut self.task), if room && self.task.is_some() => Input::Done(done),
-            (chat_id, page) = optional(&mut self.page), if room && self.page.is_some() => Input::Page(chat_id, page),
+            // Whether or not there is room: a read that isn't polled would keep its connection from everyone else.
+            done = optional(&mut self.task), if self.task.is_some() => Input::Done(done),
+            (key, page) = optional(&mut self.page), if self.page.is_some() => Input::Page(key, page),
             () = self.outbox.taken(), if !room || !window => Input::Taken,
             frame = self.inbound.next(), if read_frames => Input::Frame(frame),
             (at, item) = std::future::poll_fn(|cx| poll_chats(chats, turn, cx)), if room => Input::Delivery(at, item),
@@ -200,9 +203,9 @@ where
                 self.done(done)?;
                 self.early.clear();
             }
-            Input::Page(chat_id, page) => {
+            Input::Page(key, page) => {
                 self.page = None;
-                self.page(chat_id, page)?;
+                self.page(key, page)?;
             }
             Input::Taken => {}
             Input::Frame(None) => self.state = Inbound::Closed,
@@ -225,12 +228,13 @@ where
         if self.state == Inbound::Finishing && self.task.is_none() && self.chats.iter().all(|chat| chat.cursor.is_done()) {
             return Some(Status::ok(""));
         }
-        if self.page.is_none() {
+        if self.page.is_none() && self.outbox.has_room() {
             let (before, after) = self.chats.split_at(self.turn.min(self.chats.len()));
-            let behind = after.iter().chain(before).find(|chat| chat.cursor.is_behind()).map(|chat| (chat.id, chat.cursor.delivered()));
-            if let Some((chat_id, delivered)) = behind {
+            let behind = after.iter().chain(before).find(|chat| chat.cursor.is_behind());
+            let behind = behind.map(|chat| (chat.id, chat.subscription.key(), chat.cursor.delivered()));
+            if let Some((chat_id, key, delivered)) = behind {
                 self.turn = (self.turn + 1) % self.chats.len();
-                self.page = Some(self.read_page(chat_id, delivered));
+                self.page = Some(self.read_page(chat_id, key, delivered));
             }
         }
         None
@@ -325,7 +329,7 @@ where
                 self.outbox.event(Event::Joined(pb::JoinedEvent { chat: Some(chat(&joined.chat)), last_sequence }));
                 self.chats.push(JoinedChat {
                     id: chat_id,
-                    cursor: Cursor::new(joined.cursor, last_sequence),
+                    cursor: Cursor::new(joined.cursor, joined.head),
                     subscription: joined.subscription,
                     receiver: BroadcastStream::new(joined.receiver),
                 });
@@ -352,9 +356,10 @@ where
         Ok(())
     }
 
-    fn page(&mut self, chat_id: ChatId, page: Result<Page, Error>) -> Result<(), Status> {
-        // The chat may have been left, and joined again elsewhere, while the page was read.
-        let Some(at) = self.find(chat_id) else { return Ok(()) };
+    fn page(&mut self, key: u64, page: Result<Page, Error>) -> Result<(), Status> {
+        // The chat may have been left, and even joined again, while the page was read.
+        let Some(at) = self.chats.iter().position(|chat| chat.subscription.key() == key) else { return Ok(()) };
+        let chat_id = self.chats[at].id;
         let page = match page {
             Ok(page) => page,
             Err(Error::ChatNotFound) => {
@@ -425,9 +430,9 @@ where
         self.chats.iter().position(|chat| chat.id == chat_id)
     }
 
-    fn read_page(&self, chat_id: ChatId, delivered: i64) -> Task<(ChatId, Result<Page, Error>)> {
+    fn read_page(&self, chat_id: ChatId, key: u64, delivered: i64) -> Task<(u64, Result<Page, Error>)> {
         let (service, identity) = (Arc::clone(&self.options.service), self.identity.clone());
-        Box::pin(async move { (chat_id, persist(|| service.catch_up(&identity, chat_id, delivered)).await) })
+        Box::pin(async move { (key, persist(|| service.catch_up(&identity, chat_id, delivered)).await) })
     }
 
     fn read_positions(&self) -> Task<Done> {
