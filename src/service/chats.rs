@@ -1,6 +1,7 @@
 //! Chats and their members.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
@@ -88,11 +89,14 @@ impl ChatService {
 
     /// Hides the chat from everyone at once.
     pub async fn delete_chat(&self, caller: &Identity, chat_id: ChatId) -> Result<()> {
-        let who = who(caller);
-        let now = self.clock.now();
-        self.chats.delete(chat_id, &caller.user_id, now, &|view| membership::delete_chat(&who, view)).await??;
-        self.broker.announce(AccessEnd::Deleted { chat_id }).await;
-        Ok(())
+        let (who, now) = (who(caller), self.clock.now());
+        let (chats, broker) = (Arc::clone(&self.chats), Arc::clone(&self.broker));
+        to_the_end(async move {
+            chats.delete(chat_id, &who.user_id, now, &|view| membership::delete_chat(&who, view)).await??;
+            broker.announce(AccessEnd::Deleted { chat_id }).await;
+            Ok(())
+        })
+        .await
     }
 
     /// Adds members or sets their roles. Of a user named more than once the last role counts.
@@ -114,22 +118,30 @@ impl ChatService {
 
     /// Removes a member; its streams lose the chat.
     pub async fn remove_member(&self, caller: &Identity, chat_id: ChatId, user_id: UserId) -> Result<()> {
-        let who = who(caller);
-        let involved = [user_id.clone(), caller.user_id.clone()];
-        let decide = |view: &_| membership::remove_member(&who, &user_id, view);
-        let changes = self.chats.change_members(chat_id, &involved, self.clock.now(), &decide).await??;
-        for change in changes {
-            if let MemberChange::Remove(user_id) = change {
-                self.broker.announce(AccessEnd::Removed { chat_id, user_id }).await;
+        let (who, now) = (who(caller), self.clock.now());
+        let (chats, broker) = (Arc::clone(&self.chats), Arc::clone(&self.broker));
+        to_the_end(async move {
+            let involved = [user_id.clone(), who.user_id.clone()];
+            let decide = |view: &_| membership::remove_member(&who, &user_id, view);
+            for change in chats.change_members(chat_id, &involved, now, &decide).await?? {
+                if let MemberChange::Remove(user_id) = change {
+                    broker.announce(AccessEnd::Removed { chat_id, user_id }).await;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
+        .await
     }
 
     async fn with_members(&self, chat_id: ChatId, user_id: &UserId) -> Result<ChatWithMembers> {
         let view = self.chats.find(chat_id, user_id).await?.ok_or(Error::ChatNotFound)?;
         Ok(ChatWithMembers { chat: view.chat, members: self.chats.members(chat_id).await? })
     }
+}
+
+/// Runs to its end even where the caller goes away: what was committed must be announced.
+async fn to_the_end(work: impl Future<Output = Result<()>> + Send + 'static) -> Result<()> {
+    tokio::spawn(work).await.unwrap_or(Err(Error::Internal))
 }
 
 fn who(caller: &Identity) -> Caller {
