@@ -202,15 +202,20 @@ async fn token_prints_the_token_alone_and_help_no_secret() {
     assert!(help.contains("DATABASE_URL") && !help.contains("hunter2"));
 }
 
-/// A terminal client that has sent its lines and shown `shows` messages.
-async fn terminal(ground: &Ground, port: u16, sub: &str, chat: &str, lines: &[&str], shows: usize) -> Vec<String> {
-    let mut child = binary()
+/// The terminal client in a chat, its lines from and to this test.
+fn connect(ground: &Ground, port: u16, sub: &str, chat: &str) -> Child {
+    binary()
         .args(["connect", chat, "--addr", &format!("https://localhost:{port}"), "--ca", ground.path("certs/ca.pem").to_str().unwrap()])
         .env("CHAT_TOKEN", mint(sub, &["user"]))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
-        .unwrap();
+        .unwrap()
+}
+
+/// A terminal client that has sent its lines and shown `shows` messages.
+async fn terminal(ground: &Ground, port: u16, sub: &str, chat: &str, lines: &[&str], shows: usize) -> Vec<String> {
+    let mut child = connect(ground, port, sub, chat);
     let mut input = child.stdin.take().unwrap();
     for line in lines {
         input.write_all(format!("{line}\n").as_bytes()).await.unwrap();
@@ -296,13 +301,7 @@ async fn a_terminal_client_reconnects_resumes_and_sends_what_was_not_acknowledge
     let (mut server, port) = serve(&ground, 0).await;
     let mut alice = client(&ground, port, &mint("alice", &["user"])).await;
     let chat = new_chat(&mut alice, &[]).await;
-    let mut child = binary()
-        .args(["connect", &chat, "--addr", &format!("https://localhost:{port}"), "--ca", ground.path("certs/ca.pem").to_str().unwrap()])
-        .env("CHAT_TOKEN", mint("alice", &["user"]))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = connect(&ground, port, "alice", &chat);
     let mut input = child.stdin.take().unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
     input.write_all(b"before\n").await.unwrap();

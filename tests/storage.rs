@@ -1,5 +1,7 @@
 //! The storage contract: one suite, run on both stores.
 
+mod common;
+
 use std::sync::Arc;
 
 use chat_service::model::access::{ChatRole, SystemRole};
@@ -10,6 +12,7 @@ use chat_service::model::{
 use chat_service::repository::postgres::{self, PostgresOptions, PostgresStore};
 use chat_service::repository::sqlite::{self, SqliteOptions, SqliteStore};
 use chat_service::repository::{AppendLane, ChatRepository, CreateOutcome, MessageRepository, SchemaError, StoreError};
+use common::new_database;
 use sqlx::Connection;
 
 /// A store with nothing in it.
@@ -29,14 +32,6 @@ async fn sqlite_fixture() -> Fixture {
     Fixture { chats: store.clone(), messages: store, place: path.display().to_string(), folder: Some(folder) }
 }
 
-async fn empty_database() -> String {
-    let base = std::env::var("TEST_DATABASE_URL").expect("TEST_DATABASE_URL is not set: run `make test`, which starts PostgreSQL");
-    let name = format!("test_{}", uuid::Uuid::new_v4().simple());
-    let mut connection = sqlx::PgConnection::connect(&base).await.unwrap();
-    sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut connection).await.unwrap();
-    format!("{}/{name}", base.rsplit_once('/').unwrap().0)
-}
-
 async fn drop_database(url: &str) {
     let base = std::env::var("TEST_DATABASE_URL").unwrap();
     let (_, name) = url.rsplit_once('/').unwrap();
@@ -49,7 +44,7 @@ fn postgres_options(url: &str) -> PostgresOptions {
 }
 
 async fn postgres_fixture() -> Fixture {
-    let place = empty_database().await;
+    let place = new_database().await;
     let store = Arc::new(PostgresStore::open(&postgres_options(&place), true).await.unwrap());
     Fixture { chats: store.clone(), messages: store, place, folder: None }
 }
@@ -412,7 +407,7 @@ async fn a_sqlite_schema_that_is_too_old_or_too_new_is_refused() {
 
 #[tokio::test]
 async fn a_postgres_schema_that_is_too_old_or_too_new_is_refused() {
-    let url = empty_database().await;
+    let url = new_database().await;
     let old = PostgresStore::open(&postgres_options(&url), false).await;
     assert!(matches!(old, Err(postgres::OpenError::Schema(SchemaError::TooOld { found: 0, .. }))));
     PostgresStore::open(&postgres_options(&url), true).await.unwrap();

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{admin, hints, lifecycle, telemetry};
 use crate::broker::{Broker, LocalBroker, Registry};
-use crate::config::{AuthKey, Config, ConfigError, DatabaseArgs, ServeArgs, Store};
+use crate::config::{AuthKey, Config, ConfigError, DatabaseArgs, ServeArgs, Store, unless_empty};
 use crate::interceptor::token::{Demands, Key, Verifier};
 use crate::model::{Clock, SystemClock};
 use crate::pb::chat::v1::chat_service_server::ChatServiceServer;
@@ -222,8 +222,11 @@ impl Server {
 
 fn verifier(config: &Config) -> Result<Verifier, StartError> {
     let auth = &config.args.auth;
-    let set = |claim: &Option<String>| claim.clone().filter(|claim| !claim.is_empty());
-    let demands = Demands { issuer: set(&auth.auth_issuer), audience: set(&auth.auth_audience), leeway_secs: auth.auth_leeway.as_secs() };
+    let demands = Demands {
+        issuer: unless_empty(&auth.auth_issuer),
+        audience: unless_empty(&auth.auth_audience),
+        leeway_secs: auth.auth_leeway.as_secs(),
+    };
     let (key, path) = match &config.key {
         AuthKey::Secret(secret) => (Key::Secret(secret.clone()), None),
         AuthKey::PublicPem { path, pem } => (Key::PublicPem(pem.clone()), Some(path)),

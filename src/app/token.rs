@@ -9,7 +9,7 @@ use jsonwebtoken::{EncodingKey, Header};
 use serde::Serialize;
 
 use crate::config::duration::parse_duration;
-use crate::config::{ConfigError, load_secret};
+use crate::config::{ConfigError, load_secret, unless_empty};
 
 #[derive(Args)]
 pub struct TokenArgs {
@@ -58,9 +58,8 @@ struct Claims<'a> {
 /// The token that the arguments ask for.
 pub fn mint(args: &TokenArgs) -> Result<String, TokenError> {
     let secret = load_secret(&args.secret)?;
-    // An empty variable is an unset one.
-    let set = |claim: &Option<String>| claim.clone().filter(|claim| !claim.is_empty());
-    sign(&secret, &args.sub, &args.roles, args.ttl, set(&args.issuer).as_deref(), set(&args.audience).as_deref())
+    let (issuer, audience) = (unless_empty(&args.issuer), unless_empty(&args.audience));
+    sign(&secret, &args.sub, &args.roles, args.ttl, issuer.as_deref(), audience.as_deref())
 }
 
 /// Signs by HS256.

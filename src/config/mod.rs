@@ -3,6 +3,7 @@
 pub mod duration;
 mod validated;
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -111,7 +112,12 @@ pub struct LogArgs {
     pub log_format: LogFormat,
 }
 
-/// An empty one too: it counts as unset.
+/// An empty variable is an unset one, as in files of variables.
+pub fn unless_empty<T: AsRef<OsStr> + Clone>(value: &Option<T>) -> Option<T> {
+    value.clone().filter(|value| !value.as_ref().is_empty())
+}
+
+/// An empty one too, for [`unless_empty`].
 fn any_path(text: &str) -> Result<PathBuf, std::convert::Infallible> {
     Ok(PathBuf::from(text))
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::{AuthArgs, DatabaseArgs, ServeArgs};
+use super::{AuthArgs, DatabaseArgs, ServeArgs, unless_empty};
 
 /// Development secrets begin with this, wherever they are copied to.
 const DEVELOPMENT_MARK: &[u8] = b"development-only-";
@@ -95,9 +95,7 @@ impl Config {
 }
 
 fn auth_key(args: &AuthArgs) -> Result<(AuthKey, bool), ConfigError> {
-    // An empty variable is an unset one, as in files of variables.
-    let set = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
-    match (set(&args.auth_secret), set(&args.auth_public_key)) {
+    match (unless_empty(&args.auth_secret), unless_empty(&args.auth_public_key)) {
         (None, None) => Err(ConfigError::NoAuth),
         (Some(_), Some(_)) => Err(ConfigError::TwoAuths),
         (Some(path), None) => {

@@ -110,7 +110,7 @@ struct Serve {
 }
 
 /// A PostgreSQL database of its own.
-async fn new_database() -> String {
+pub async fn new_database() -> String {
     let base = std::env::var("TEST_DATABASE_URL").expect("TEST_DATABASE_URL is not set: run `make test`, which starts PostgreSQL");
     let name = format!("test_{}", uuid::Uuid::new_v4().simple());
     let mut connection = sqlx::PgConnection::connect(&base).await.unwrap();
