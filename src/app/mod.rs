@@ -2,7 +2,9 @@
 
 mod admin;
 pub mod certs;
+pub mod check;
 pub mod connect;
+mod dial;
 mod hints;
 mod lifecycle;
 pub mod server;
@@ -39,6 +41,8 @@ enum Command {
     Health(admin::HealthArgs),
     /// Join a chat from the terminal
     Connect(connect::ConnectArgs),
+    /// Prove the delivery promises on a running deployment; exit 0: they held, 1: violated, 2: could not run
+    Check(check::CheckArgs),
 }
 
 /// Runs the command line's command. An error is one line on stderr, naming the setting and the mend.
@@ -52,6 +56,7 @@ pub fn main() -> ExitCode {
         Command::GenCert(args) => certs::generate(&args).map_err(|error| error.to_string()),
         Command::Health(args) => runtime(admin::health(args)).map_err(|error| error.to_string()),
         Command::Connect(args) => runtime(connect::run(args)).map_err(|error| error.to_string()),
+        Command::Check(args) => return runtime(check::run(args)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

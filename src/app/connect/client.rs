@@ -10,12 +10,13 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig};
+use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
 use uuid::Uuid;
 
 use super::state::{Pending, State, line, printable};
 use super::{ConnectArgs, ConnectError};
+use crate::app::dial;
 use crate::pb::chat::v1::chat_service_client::ChatServiceClient;
 use crate::pb::chat::v1::connect_chat_request::Frame;
 use crate::pb::chat::v1::connect_chat_response::Event;
@@ -25,7 +26,6 @@ use crate::pb::chat::v1::{
 
 const BACKOFF: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
-const CONNECT_DUE: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// How long the last lines may take after the input has ended.
 const SETTLE_DUE: Duration = Duration::from_secs(30);
@@ -84,22 +84,13 @@ struct Server {
 
 impl Server {
     fn of(args: &ConnectArgs) -> Result<Self, ConnectError> {
-        let address = || ConnectError::Address(args.addr.clone());
-        let mut endpoint = Channel::from_shared(args.addr.clone()).map_err(|_| address())?;
-        if args.addr.starts_with("https://") {
-            let ca = std::fs::read(&args.ca).map_err(|source| ConnectError::Ca { path: args.ca.clone(), source })?;
-            let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
-            endpoint = endpoint.tls_config(tls).map_err(|_| address())?;
-        }
-        let channel = endpoint
-            .connect_timeout(CONNECT_DUE)
+        let channel = dial::endpoint(&args.addr, &args.ca)?
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(2 * STREAM_WINDOW_BYTES)
             .connect_lazy();
-        let token = format!("Bearer {}", args.token.trim()).parse().map_err(|_| ConnectError::Token)?;
-        Ok(Self { channel, token })
+        Ok(Self { channel, token: dial::bearer(&args.token)? })
     }
 
     fn request<T>(&self, message: T) -> Request<T> {

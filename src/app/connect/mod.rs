@@ -12,6 +12,8 @@ use clap::Args;
 
 pub use client::run;
 
+use super::dial::DialError;
+
 #[derive(Args)]
 pub struct ConnectArgs {
     /// The chat to join; none with --create
@@ -40,12 +42,8 @@ pub struct ConnectArgs {
 pub enum ConnectError {
     #[error("name a chat, or create one with --create TITLE --with USER")]
     NoChat,
-    #[error("--ca: can't read {path}: {source}; `make gen-cert` makes certs/ca.pem")]
-    Ca { path: PathBuf, source: std::io::Error },
-    #[error("--addr {0} is not an address like https://localhost:50051")]
-    Address(String),
-    #[error("the token can't stand in a header; paste it whole, without line breaks")]
-    Token,
+    #[error(transparent)]
+    Dial(#[from] DialError),
     #[error("the server refuses: {0}")]
     Refused(String),
     #[error("can't write to the terminal: {0}; is what reads it still there?")]
