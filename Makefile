@@ -38,6 +38,15 @@ generate-chat-api: ## Generate the API's code and validation (build.rs does it; 
 test: ## Run every test; finds or installs PostgreSQL and starts it
 	scripts/test.sh
 
+.PHONY: test-faults
+test-faults: ## The delivery checker while things break, on both stores; FAULT_ROUNDS=100 makes a soak of it
+	scripts/test-faults.sh
+
+ADDR ?= https://localhost:50051
+.PHONY: check
+check: build ## Prove the delivery promises on a running deployment: ADDR, CHAT_CA, CHAT_AUTH_SECRET; ARGS are added
+	$(BIN) check --addr $(ADDR) $(ARGS)
+
 .PHONY: test-coverage
 test-coverage: ## Coverage by cargo-tarpaulin, into target/tarpaulin
 	@command -v cargo-tarpaulin >/dev/null || { echo "cargo-tarpaulin is missing; cargo install cargo-tarpaulin" >&2; exit 1; }
@@ -47,6 +56,7 @@ test-coverage: ## Coverage by cargo-tarpaulin, into target/tarpaulin
 lint: ## Formatting, clippy with warnings denied, the proto's lint, checksums of third-party files, licences
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --test faults -- -D warnings
 	cd proto/third_party && $(SHA256) -c --quiet SHA256SUMS
 	scripts/tools.sh buf
 	@if [ -x $(BUF) ]; then $(BUF) lint; else echo "skipped: buf lint"; fi

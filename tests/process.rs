@@ -8,41 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use chat_service::pb::chat::v1::connect_chat_response::Event;
+use common::process::{Process, binary};
 use common::*;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 
 on_both_stores!(after_kill_9_every_acknowledged_message_is_there_once_and_clients_resume);
-
-fn binary() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_chat-service"));
-    command.kill_on_drop(true).env_clear().env("PATH", std::env::var("PATH").unwrap_or_default());
-    command
-}
-
-/// The binary's server, once it is ready, and its port.
-async fn serve(ground: &Ground, port: u16) -> (Child, u16) {
-    let mut flags = ground.flags();
-    flags[1] = format!("127.0.0.1:{port}");
-    // Empty variables count as unset.
-    let empty = ["CHAT_AUTH_PUBLIC_KEY", "CHAT_AUTH_ISSUER", "CHAT_AUTH_AUDIENCE"].map(|name| (name, ""));
-    let mut child = binary().arg("serve").args(flags).env("NO_COLOR", "1").envs(empty).stderr(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let port = within(async {
-        loop {
-            let line = lines.next_line().await.unwrap().expect("the server ended at its start");
-            if let Some((_, rest)) = line.split_once("127.0.0.1:")
-                && line.contains("serving")
-            {
-                break rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap();
-            }
-        }
-    })
-    .await;
-    // A pipe that nobody reads would stop the server.
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    (child, port)
-}
 
 /// What one client has sent, was told, and has seen.
 #[derive(Default)]
@@ -88,7 +59,8 @@ impl Story {
 
 async fn after_kill_9_every_acknowledged_message_is_there_once_and_clients_resume(on: On) {
     let ground = Ground::new(on).await;
-    let (mut server, port) = serve(&ground, 0).await;
+    let mut server = Process::serve(&ground, 0, &[]).await;
+    let port = server.port;
     let mut owner = client(&ground, port, &mint("owner", &["user"])).await;
     let chat = new_chat(&mut owner, &["a", "b", "c"]).await;
     let total = Arc::new(AtomicU64::new(0));
@@ -104,13 +76,13 @@ async fn after_kill_9_every_acknowledged_message_is_there_once_and_clients_resum
         })
         .into();
     until("some messages are acknowledged", || total.load(Ordering::Relaxed) > 200).await;
-    server.kill().await.unwrap();
+    server.child.kill().await.unwrap();
     let mut stories = Vec::new();
     for sender in senders {
         stories.push(within(sender).await.unwrap());
     }
 
-    let (_server, port) = serve(&ground, port).await;
+    let _server = Process::serve(&ground, port, &[]).await;
     for (name, story) in &mut stories {
         let enough = story.acknowledged.len() + story.pending.len() + 50;
         assert!(story.go_on(&ground, port, name, &chat, enough, &total).await, "{name} went on after the restart");
@@ -180,13 +152,12 @@ async fn wrong_settings_end_the_start_with_one_line_that_names_the_setting() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signal_stops_the_server_in_time_whatever_clients_do() {
     let ground = Ground::new(On::Sqlite).await;
-    let (mut server, port) = serve(&ground, 0).await;
+    let mut server = Process::serve(&ground, 0, &[]).await;
+    let port = server.port;
     let mut alice = client(&ground, port, &mint("alice", &["user"])).await;
     let chat = new_chat(&mut alice, &[]).await;
     let _never_read = Stream::joined(&mut alice, &chat, Some(0)).await;
-    let status = Command::new("kill").args(["-TERM", &server.id().unwrap().to_string()]).status().await.unwrap();
-    assert!(status.success());
-    assert!(within(server.wait()).await.unwrap().success());
+    assert!(server.stop().await.success());
 }
 
 #[tokio::test]
@@ -236,7 +207,8 @@ async fn terminal(ground: &Ground, port: u16, sub: &str, chat: &str, lines: &[&s
 async fn two_terminals_and_a_python_client_see_one_conversation() {
     let Ok(python) = std::env::var("TEST_PYTHON") else { return eprintln!("skipped: TEST_PYTHON is not set") };
     let ground = Ground::new(On::Sqlite).await;
-    let (_server, port) = serve(&ground, 0).await;
+    let server = Process::serve(&ground, 0, &[]).await;
+    let port = server.port;
     let mut alice = client(&ground, port, &mint("alice", &["user"])).await;
     let chat = new_chat(&mut alice, &["bob", "carol"]).await;
     let python = Command::new(python)
@@ -267,7 +239,8 @@ async fn two_terminals_and_a_python_client_see_one_conversation() {
 async fn grpcurl_talks_to_the_server_by_reflection_over_tls() {
     let Ok(grpcurl) = std::env::var("TEST_GRPCURL") else { return eprintln!("skipped: TEST_GRPCURL is not set") };
     let ground = Ground::new(On::Sqlite).await;
-    let (_server, port) = serve(&ground, 0).await;
+    let server = Process::serve(&ground, 0, &[]).await;
+    let port = server.port;
     let call = async |data: &str, method: &str| {
         let output = Command::new(&grpcurl)
             .args([
@@ -298,7 +271,8 @@ async fn grpcurl_talks_to_the_server_by_reflection_over_tls() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminal_client_reconnects_resumes_and_sends_what_was_not_acknowledged() {
     let ground = Ground::new(On::Sqlite).await;
-    let (mut server, port) = serve(&ground, 0).await;
+    let mut server = Process::serve(&ground, 0, &[]).await;
+    let port = server.port;
     let mut alice = client(&ground, port, &mint("alice", &["user"])).await;
     let chat = new_chat(&mut alice, &[]).await;
     let mut child = connect(&ground, port, "alice", &chat);
@@ -306,9 +280,9 @@ async fn a_terminal_client_reconnects_resumes_and_sends_what_was_not_acknowledge
     let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
     input.write_all(b"before\n").await.unwrap();
     assert!(within(output.next_line()).await.unwrap().unwrap().ends_with("alice: before"));
-    server.kill().await.unwrap();
+    server.child.kill().await.unwrap();
     input.write_all(b"meanwhile\n").await.unwrap();
-    let (_server, _) = serve(&ground, port).await;
+    let _server = Process::serve(&ground, port, &[]).await;
     assert!(within(output.next_line()).await.unwrap().unwrap().ends_with("alice: meanwhile"));
     drop(input);
     assert!(within(child.wait()).await.unwrap().success());
@@ -319,8 +293,8 @@ async fn a_terminal_client_reconnects_resumes_and_sends_what_was_not_acknowledge
 async fn two_servers_on_one_postgres_store_retries_once_and_leave_no_hole() {
     const EACH: usize = 100;
     let ground = Ground::new(On::Postgres).await;
-    let (_one, port_one) = serve(&ground, 0).await;
-    let (_two, port_two) = serve(&ground, 0).await;
+    let (one, two) = (Process::serve(&ground, 0, &[]).await, Process::serve(&ground, 0, &[]).await);
+    let (port_one, port_two) = (one.port, two.port);
     let mut alice = client(&ground, port_one, &mint("alice", &["user"])).await;
     let chat = new_chat(&mut alice, &[]).await;
     let mut placed = Vec::new();
@@ -346,4 +320,45 @@ async fn two_servers_on_one_postgres_store_retries_once_and_leave_no_hole() {
     let mut sequences: Vec<i64> = one.iter().map(|(_, sequence)| *sequence).collect();
     sequences.sort_unstable();
     assert_eq!(sequences, (1..=EACH as i64).collect::<Vec<_>>());
+}
+
+/// The delivery checker at a server; its exit code and its last line.
+async fn check(ground: &Ground, port: u16, more: &[&str]) -> (Option<i32>, String) {
+    let output = binary()
+        .args(["check", "--addr", &format!("https://localhost:{port}"), "--ca", ground.path("certs/ca.pem").to_str().unwrap()])
+        .args(["--auth-secret", ground.path("secret").to_str().unwrap(), "--history", ground.path("history.jsonl").to_str().unwrap()])
+        .args(more)
+        .output();
+    let output = within(output).await.unwrap();
+    (output.status.code(), String::from_utf8(output.stdout).unwrap().lines().last().unwrap_or_default().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_checker_finds_a_good_server_good_and_a_changed_history_violated() {
+    let ground = Ground::new(On::Sqlite).await;
+    let server = Process::serve(&ground, 0, &[]).await;
+    let (code, said) = check(&ground, server.port, &["--messages", "300", "--disconnect-every", "200ms", "--rate", "0"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.starts_with("check: ok acked=300 delivered=") && said.ends_with(" lost=0 duplicated=0 reordered=0 holes=0"), "{said}");
+
+    let history = std::fs::read_to_string(ground.path("history.jsonl")).unwrap();
+    let changed = ground.path("changed.jsonl");
+    let judged = async |history: &str| {
+        std::fs::write(&changed, history).unwrap();
+        check(&ground, server.port, &["--verify", changed.to_str().unwrap()]).await
+    };
+    assert_eq!(judged(&history).await, (Some(0), said), "the history alone gives the same verdict");
+    let mut lossy: Vec<&str> = history.lines().collect();
+    lossy.remove(lossy.iter().rposition(|line| line.contains(r#""event":"listed""#)).unwrap());
+    let (code, said) = judged(&lossy.join("\n")).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.starts_with("check: violated acked=300 ") && !said.contains(" lost=0 "), "{said}");
+    assert_eq!(judged(history.lines().next().unwrap()).await.0, Some(2), "a history that is not whole proves nothing");
+}
+
+#[tokio::test]
+async fn a_checker_that_can_not_run_says_so_and_claims_nothing() {
+    let ground = Ground::new(On::Sqlite).await;
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    assert_eq!(check(&ground, nobody, &["--patience", "1s"]).await, (Some(2), String::new()));
 }

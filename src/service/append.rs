@@ -60,6 +60,15 @@ impl Reply {
         Self(Some(Waiting::Stream { settled, chat_id, client_message_id }))
     }
 
+    /// Whether a call that waited has gone away, by its deadline or its connection. A stream's sends never count as abandoned: a client
+    /// may send and close.
+    fn is_abandoned(&self) -> bool {
+        match &self.0 {
+            Some(Waiting::Call(sender)) => sender.is_closed(),
+            Some(Waiting::Stream { .. }) | None => false,
+        }
+    }
+
     /// Answers. Whoever has gone away doesn't need it: the message is stored all the same.
     pub fn answer(mut self, result: SendResult) {
         self.send(result);
@@ -118,6 +127,11 @@ impl Appender {
 async fn run_lane(mut lane: Box<dyn AppendLane>, mut queue: mpsc::Receiver<Job>, broker: Arc<dyn Broker>) {
     let mut jobs = Vec::with_capacity(BATCH_MESSAGES_MAX);
     while queue.recv_many(&mut jobs, BATCH_MESSAGES_MAX).await > 0 {
+        // Under overload callers give up while they wait: storing for them would take the place of those who still wait.
+        jobs.retain(|job| !job.reply.is_abandoned());
+        if jobs.is_empty() {
+            continue;
+        }
         let (messages, replies): (Vec<_>, Vec<_>) = jobs.drain(..).map(|job| (job.message, job.reply)).unzip();
         let outcomes = append_all(lane.as_mut(), &messages).await;
         let mut deliveries = Vec::with_capacity(messages.len());

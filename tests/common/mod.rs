@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod process;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,14 +61,19 @@ pub struct Ground {
 
 impl Ground {
     pub async fn new(on: On) -> Arc<Self> {
+        Arc::new(match on {
+            On::Sqlite => Self::with_database(None),
+            On::Postgres => Self::with_database(Some(new_database().await)),
+        })
+    }
+
+    /// On this database; `None`: on an SQLite file in the folder.
+    pub fn with_database(url: Option<String>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         certs::generate(&GenCert::parse_from(["gen-cert", "--out", folder.path().join("certs").to_str().unwrap()]).args).unwrap();
         std::fs::write(folder.path().join("secret"), format!("{SECRET}\n")).unwrap();
-        let database_url = match on {
-            On::Sqlite => format!("sqlite:{}", folder.path().join("data/chat.db").display()),
-            On::Postgres => new_database().await,
-        };
-        Arc::new(Self { folder, database_url })
+        let database_url = url.unwrap_or_else(|| format!("sqlite:{}", folder.path().join("data/chat.db").display()));
+        Self { folder, database_url }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

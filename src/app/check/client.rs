@@ -98,6 +98,8 @@ struct Line {
     come_back: Option<Duration>,
     /// The client means to end this connection by closing its side.
     closing: bool,
+    /// It does so after the last message of the run was settled: what comes before the end is everything.
+    draining: bool,
     events: usize,
 }
 
@@ -173,6 +175,7 @@ impl Client {
             answers: HashMap::new(),
             come_back: None,
             closing: false,
+            draining: false,
             events: 0,
         };
         let ended = self.stay(&mut line, &mut events).await?;
@@ -206,6 +209,9 @@ impl Client {
             if self.close_when_done(line, now) {
                 return Ok(Ended::Done);
             }
+            if line.closing && line.outgoing.is_empty() {
+                line.frames = None;
+            }
             tokio::select! {
                 event = events.message() => match event {
                     Ok(Some(pb::ConnectChatResponse { event: Some(event) })) => {
@@ -216,7 +222,7 @@ impl Client {
                         self.dawdle(line, now).await;
                     }
                     Ok(Some(_)) => {}
-                    Ok(None) if line.closing && now == Phase::Draining => return Ok(Ended::Done),
+                    Ok(None) if line.draining => return Ok(Ended::Done),
                     Ok(None) => return Ok(Ended::Lost(line.come_back)),
                     Err(status) => return lost(&status, line.come_back),
                 },
@@ -237,13 +243,7 @@ impl Client {
                         return Ok(Ended::Lost(None));
                     }
                     line.closing = true;
-                    if line.outgoing.is_empty() {
-                        line.frames = None;
-                    }
                 }
-            }
-            if line.closing && line.outgoing.is_empty() {
-                line.frames = None;
             }
         }
     }
@@ -265,11 +265,8 @@ impl Client {
 
     /// In the end a reader closes its side, and is delivered everything; who only sends is done at once.
     fn close_when_done(&self, line: &mut Line, phase: Phase) -> bool {
-        if phase == Phase::Draining {
-            line.closing = true;
-            if line.outgoing.is_empty() {
-                line.frames = None;
-            }
+        if phase == Phase::Draining && !line.closing {
+            (line.closing, line.draining) = (true, true);
         }
         phase == Phase::Draining && !self.part.reads
     }

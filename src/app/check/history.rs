@@ -126,7 +126,7 @@ pub struct Writer {
 
 impl Writer {
     pub fn create(path: &Path) -> io::Result<Self> {
-        Ok(Self { began: Instant::now(), file: Mutex::new((BufWriter::with_capacity(256 * 1024, File::create(path)?), Ok(()))) })
+        Ok(Self { began: Instant::now(), file: Mutex::new((BufWriter::new(File::create(path)?), Ok(()))) })
     }
 
     pub fn write(&self, record: Record) {

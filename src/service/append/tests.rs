@@ -141,3 +141,19 @@ async fn a_full_queue_refuses_instead_of_growing() {
     assert_eq!(waiting.pop().unwrap().await.unwrap(), Err(Error::Overloaded));
     assert!(waiting.pop().unwrap().await.unwrap().is_ok());
 }
+
+#[tokio::test]
+async fn a_call_that_gave_up_while_it_waited_takes_no_place() {
+    let lane = ScriptedLane::default();
+    let calls = Arc::clone(&lane.calls);
+    let broker: Arc<dyn Broker> = Arc::new(RecordingBroker::default());
+    let (appender, _tasks) = Appender::start(vec![Box::new(lane)], &broker);
+    let chat_id = ChatId::generate();
+    let (gone, given_up) = Reply::call();
+    drop(given_up);
+    appender.submit(message(chat_id, "gone"), gone);
+    let (reply, outcome) = Reply::call();
+    appender.submit(message(chat_id, "waits"), reply);
+    assert_eq!(outcome.await.unwrap().unwrap().sequence, 1);
+    assert_eq!(*calls.lock().unwrap(), [["waits"]]);
+}

@@ -1,0 +1,134 @@
+//! A TCP proxy that cuts, delays and stalls what goes through it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Pass,
+    /// Each piece waits this long, in both directions.
+    Delay(Duration),
+    /// Nothing goes through; connections stay open.
+    Stall,
+    /// The answer to an append on a PostgreSQL connection is dropped, and the connection with it: the append has happened, or not.
+    CutAppendAnswers,
+    /// Answers wait this long, so that appends are no faster than that.
+    SlowAnswers(Duration),
+}
+
+pub struct Proxy {
+    pub port: u16,
+    mode: watch::Sender<Mode>,
+    /// Raised to cut every connection.
+    cut: watch::Sender<u64>,
+    state: Arc<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// How often a mode did something to a connection.
+    bites: AtomicU64,
+}
+
+impl Proxy {
+    pub async fn to(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (mode, cut, state) = (watch::Sender::new(Mode::Pass), watch::Sender::new(0), Arc::new(State::default()));
+        let (modes, cuts, shared) = (mode.clone(), cut.clone(), Arc::clone(&state));
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (modes, mut cut, state) = (modes.subscribe(), cuts.subscribe(), Arc::clone(&shared));
+                tokio::spawn(async move {
+                    // A target that is down refuses; the client sees its connection end.
+                    let Ok(server) = TcpStream::connect(target).await else { return };
+                    tokio::select! {
+                        () = connection(client, server, modes, &state) => {}
+                        _ = cut.changed() => drop(state.bites.fetch_add(1, Ordering::Relaxed)),
+                    }
+                });
+            }
+        });
+        Self { port, mode, cut, state }
+    }
+
+    pub fn set(&self, mode: Mode) {
+        self.mode.send_replace(mode);
+    }
+
+    pub fn cut_all(&self) {
+        self.cut.send_modify(|generation| *generation += 1);
+    }
+
+    pub fn bites(&self) -> u64 {
+        self.state.bites.load(Ordering::Relaxed)
+    }
+}
+
+async fn connection(client: TcpStream, server: TcpStream, modes: watch::Receiver<Mode>, state: &State) {
+    // Cut hard: what is under way is gone.
+    for socket in [&client, &server] {
+        socket.set_nodelay(true).ok();
+        socket.set_zero_linger().ok();
+    }
+    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    // Pieces of the client that ask for an append, and answers since the first of them.
+    let asked = AtomicU64::new(0);
+    tokio::select! {
+        () = pump(from_client, to_server, modes.clone(), state, &asked, true) => {}
+        () = pump(from_server, to_client, modes, state, &asked, false) => {}
+    }
+}
+
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut modes: watch::Receiver<Mode>,
+    state: &State,
+    asked: &AtomicU64,
+    from_client: bool,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    let mut answers = 0;
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        let piece = &buffer[..length];
+        if from_client && piece.windows(11).any(|window| window == b"chat_append") {
+            asked.fetch_add(1, Ordering::Relaxed);
+        }
+        let mode = *modes.borrow_and_update();
+        match mode {
+            Mode::Pass => {}
+            Mode::Delay(pause) => {
+                state.bites.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(pause).await;
+            }
+            Mode::SlowAnswers(pause) if !from_client => tokio::time::sleep(pause).await,
+            Mode::SlowAnswers(_) => {}
+            Mode::Stall => {
+                state.bites.fetch_add(1, Ordering::Relaxed);
+                if modes.wait_for(|mode| *mode != Mode::Stall).await.is_err() {
+                    return;
+                }
+            }
+            // The first answer is to the statement's preparation; those behind it are to appends.
+            Mode::CutAppendAnswers if !from_client && answers > 0 => {
+                state.bites.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            Mode::CutAppendAnswers => {}
+        }
+        if !from_client && asked.load(Ordering::Relaxed) > 0 {
+            answers += 1;
+        }
+        if to.write_all(&buffer[..length]).await.is_err() {
+            return;
+        }
+    }
+}
