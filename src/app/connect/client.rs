@@ -98,7 +98,8 @@ impl Server {
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(2 * STREAM_WINDOW_BYTES)
             .connect_lazy();
-        let token = format!("Bearer {}", args.token.trim()).parse().map_err(|_| ConnectError::Token)?;
+        let mut token: MetadataValue<Ascii> = format!("Bearer {}", args.token.trim()).parse().map_err(|_| ConnectError::Token)?;
+        token.set_sensitive(true);
         Ok(Self { channel, token })
     }
 
