@@ -8,17 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use chat_service::pb::chat::v1::connect_chat_response::Event;
+use common::process::binary;
 use common::*;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 
 on_both_stores!(after_kill_9_every_acknowledged_message_is_there_once_and_clients_resume);
-
-fn binary() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_chat-service"));
-    command.kill_on_drop(true).env_clear().env("PATH", std::env::var("PATH").unwrap_or_default());
-    command
-}
 
 /// The binary's server, once it is ready, and its port.
 async fn serve(ground: &Ground, port: u16) -> (Child, u16) {
