@@ -386,7 +386,7 @@ async fn the_terminal_client_shows_no_token() {
     for token in tokens {
         let mut command = talkative();
         command.args(["connect", &chat, "--addr", &format!("https://localhost:{}", server.port)]);
-        command.arg("--ca").arg(server.ground.path("certs/ca.pem")).env("CHAT_TOKEN", &token);
+        command.arg("--ca").arg(server.ground.path("certs/ca.pem")).env("CHAT_TOKEN", token);
         hidden.are_not_in(&run(&mut command).await, "the terminal client's output");
     }
 }
