@@ -53,14 +53,14 @@ test-coverage: ## Coverage by cargo-tarpaulin, into target/tarpaulin
 	scripts/with-services.sh cargo tarpaulin --locked --out Html --output-dir target/tarpaulin
 
 .PHONY: lint
-lint: ## Formatting, clippy with warnings denied, the proto's lint, checksums of third-party files, licences
+lint: ## Formatting, clippy with warnings denied, the proto's lint, checksums of third-party files, dependencies
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --test faults -- -D warnings
 	cd proto/third_party && $(SHA256) -c --quiet SHA256SUMS
 	scripts/tools.sh buf
 	@if [ -x $(BUF) ]; then $(BUF) lint; else echo "skipped: buf lint"; fi
-	@if command -v cargo-deny >/dev/null; then cargo deny check bans licenses sources; else echo "skipped: cargo deny (cargo install cargo-deny)"; fi
+	scripts/deny.sh
 
 .PHONY: fmt
 fmt: ## Format the code

@@ -40,7 +40,7 @@ async fn drop_database(url: &str) {
 }
 
 fn postgres_options(url: &str) -> PostgresOptions {
-    PostgresOptions { url: url.to_owned(), pool_connections: 8, lanes: 2 }
+    PostgresOptions { url: url.to_owned().into(), pool_connections: 8, lanes: 2 }
 }
 
 async fn postgres_fixture() -> Fixture {

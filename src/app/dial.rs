@@ -33,5 +33,8 @@ pub fn endpoint(addr: &str, ca: &Path) -> Result<Endpoint, DialError> {
 
 /// The value of `authorization` for a token.
 pub fn bearer(token: &str) -> Result<MetadataValue<Ascii>, DialError> {
-    format!("Bearer {}", token.trim()).parse().map_err(|_| DialError::Token)
+    let mut value: MetadataValue<Ascii> = format!("Bearer {}", token.trim()).parse().map_err(|_| DialError::Token)?;
+    // So that no library prints it.
+    value.set_sensitive(true);
+    Ok(value)
 }

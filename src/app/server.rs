@@ -157,7 +157,7 @@ impl Server {
 
     fn print_hints(&self) {
         if let (true, AuthKey::Secret(secret)) = (self.config.development, &self.config.key) {
-            hints::print(self.address(), self.config.args.tls.insecure, secret, &self.config.args.tls.tls_cert);
+            hints::print(self.address(), self.config.args.tls.insecure, secret.expose(), &self.config.args.tls.tls_cert);
         }
     }
 
@@ -166,7 +166,7 @@ impl Server {
     pub async fn run(self, stop: CancellationToken) {
         let Self { config, opened, registry, service, lanes, verifier, clock, tls, public, admin } = self;
         let args = config.args;
-        let address = public.local_addr().ok();
+        let (address, admin_address) = (public.local_addr().ok(), admin.local_addr().ok());
         let (draining, cut, background) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
 
         let (reporter, health) = tonic_health::server::health_reporter();
@@ -192,7 +192,7 @@ impl Server {
             streams_per_connection_max: args.limits.max_streams_per_connection,
         };
         let mut serving = tokio::spawn(listener::serve(public, routes, listening, draining.clone(), cut.clone()));
-        tracing::info!(address = ?address, store = ?config.store, "serving");
+        tracing::info!(address = ?address, admin = ?admin_address, store = ?config.store, "serving");
 
         stop.cancelled().await;
         tracing::info!("stopping");
@@ -228,7 +228,7 @@ fn verifier(config: &Config) -> Result<Verifier, StartError> {
         leeway_secs: auth.auth_leeway.as_secs(),
     };
     let (key, path) = match &config.key {
-        AuthKey::Secret(secret) => (Key::Secret(secret.clone()), None),
+        AuthKey::Secret(secret) => (Key::Secret(secret.expose().clone()), None),
         AuthKey::PublicPem { path, pem } => (Key::PublicPem(pem.clone()), Some(path)),
     };
     Verifier::new(&key, &demands).ok_or_else(|| StartError::PublicKey(path.cloned().unwrap_or_default()))

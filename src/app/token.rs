@@ -29,7 +29,7 @@ pub struct TokenArgs {
     #[arg(long, env = "CHAT_AUTH_AUDIENCE")]
     pub audience: Option<String>,
     /// File with the secret
-    #[arg(long, env = "CHAT_AUTH_SECRET", default_value = "certs/dev.secret")]
+    #[arg(long, env = "CHAT_AUTH_SECRET", default_value = "certs/dev.secret", hide_env_values = true)]
     pub secret: PathBuf,
 }
 
@@ -59,7 +59,7 @@ struct Claims<'a> {
 pub fn mint(args: &TokenArgs) -> Result<String, TokenError> {
     let secret = load_secret(&args.secret)?;
     let (issuer, audience) = (unless_empty(&args.issuer), unless_empty(&args.audience));
-    sign(&secret, &args.sub, &args.roles, args.ttl, issuer.as_deref(), audience.as_deref())
+    sign(secret.expose(), &args.sub, &args.roles, args.ttl, issuer.as_deref(), audience.as_deref())
 }
 
 /// Signs by HS256.

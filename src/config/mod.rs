@@ -12,6 +12,7 @@ use clap::{Args, ValueEnum};
 
 pub use validated::{AuthKey, Config, ConfigError, Store, load_secret};
 
+use crate::model::Secret;
 use duration::parse_duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -21,7 +22,7 @@ pub enum LogFormat {
 }
 
 /// Options of `serve`.
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
     /// Public address: gRPC over TLS
     #[arg(long, env = "CHAT_LISTEN", default_value = "127.0.0.1:50051")]
@@ -50,17 +51,17 @@ pub struct ServeArgs {
     pub log: LogArgs,
 }
 
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Debug)]
 pub struct DatabaseArgs {
     /// sqlite:PATH or postgres://USER:PASSWORD@HOST/DATABASE
     #[arg(long, env = "DATABASE_URL", default_value = "sqlite:data/chat.db", hide_env_values = true)]
-    pub database_url: String,
+    pub database_url: Secret<String>,
     /// Bring the database's schema up to date at the start
     #[arg(long, env = "CHAT_MIGRATE", default_value_t = true, action = clap::ArgAction::Set)]
     pub migrate: bool,
 }
 
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Debug)]
 pub struct TlsArgs {
     /// Certificate chain, PEM
     #[arg(long, env = "CHAT_TLS_CERT", default_value = "certs/server.pem")]
@@ -74,10 +75,11 @@ pub struct TlsArgs {
 }
 
 /// Exactly one of the first two.
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Debug)]
 pub struct AuthArgs {
     /// File with the secret that signs tokens by HS256 (its bytes without the last newline)
-    #[arg(long, env = "CHAT_AUTH_SECRET", value_parser = any_path)]
+    // Its value isn't shown in `--help`: some put the secret itself there.
+    #[arg(long, env = "CHAT_AUTH_SECRET", value_parser = any_path, hide_env_values = true)]
     pub auth_secret: Option<PathBuf>,
     /// PEM file with the public key of tokens signed by RS256, ES256 or EdDSA
     #[arg(long, env = "CHAT_AUTH_PUBLIC_KEY", value_parser = any_path)]
@@ -93,7 +95,7 @@ pub struct AuthArgs {
     pub auth_leeway: Duration,
 }
 
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Debug)]
 pub struct LimitArgs {
     /// Connections at once; 0: no limit
     #[arg(long, env = "CHAT_MAX_CONNECTIONS", default_value_t = 20_000)]
@@ -103,7 +105,7 @@ pub struct LimitArgs {
     pub max_streams_per_connection: u32,
 }
 
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Debug)]
 pub struct LogArgs {
     /// What is logged: a level, or directives like `info,sqlx=warn`
     #[arg(long, env = "RUST_LOG", default_value = "info")]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::{AuthArgs, DatabaseArgs, ServeArgs, unless_empty};
+use crate::model::Secret;
 
 /// Development secrets begin with this, wherever they are copied to.
 const DEVELOPMENT_MARK: &[u8] = b"development-only-";
@@ -19,6 +20,9 @@ pub enum ConfigError {
     NoAuth,
     #[error("CHAT_AUTH_SECRET and CHAT_AUTH_PUBLIC_KEY are both set; set exactly one")]
     TwoAuths,
+    // Without what the setting holds: it may be the secret itself.
+    #[error("CHAT_AUTH_SECRET: can't read the file that it names: {0}; set it to the path of a file that holds the secret")]
+    SecretFile(std::io::Error),
     #[error("{setting}: can't read {path}: {source}")]
     File { setting: &'static str, path: PathBuf, source: std::io::Error },
     #[error(
@@ -30,11 +34,11 @@ pub enum ConfigError {
 }
 
 /// Where chats are kept.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub enum Store {
     Sqlite(PathBuf),
     /// The URL may hold a password.
-    Postgres(String),
+    Postgres(Secret<String>),
 }
 
 impl fmt::Debug for Store {
@@ -48,9 +52,9 @@ impl fmt::Debug for Store {
 
 impl Store {
     pub fn of(args: &DatabaseArgs) -> Result<Self, ConfigError> {
-        let url = args.database_url.as_str();
+        let url = args.database_url.expose().as_str();
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            return Ok(Self::Postgres(url.to_owned()));
+            return Ok(Self::Postgres(args.database_url.clone()));
         }
         match url.strip_prefix("sqlite:").map(|path| path.strip_prefix("//").unwrap_or(path)) {
             Some(path) if !path.is_empty() && !path.starts_with(':') => Ok(Self::Sqlite(PathBuf::from(path))),
@@ -60,18 +64,10 @@ impl Store {
 }
 
 /// What tokens are checked with.
+#[derive(Debug)]
 pub enum AuthKey {
-    Secret(Vec<u8>),
+    Secret(Secret<Vec<u8>>),
     PublicPem { path: PathBuf, pem: Vec<u8> },
-}
-
-impl fmt::Debug for AuthKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Secret(_) => f.write_str("Secret([redacted])"),
-            Self::PublicPem { path, .. } => f.debug_tuple("PublicPem").field(path).finish(),
-        }
-    }
 }
 
 /// The options of `serve`, checked.
@@ -100,10 +96,10 @@ fn auth_key(args: &AuthArgs) -> Result<(AuthKey, bool), ConfigError> {
         (Some(_), Some(_)) => Err(ConfigError::TwoAuths),
         (Some(path), None) => {
             let secret = load_secret(&path)?;
-            if secret.len() < SECRET_BYTES_MIN {
+            if secret.expose().len() < SECRET_BYTES_MIN {
                 return Err(ConfigError::ShortSecret { path });
             }
-            let development = secret.starts_with(DEVELOPMENT_MARK);
+            let development = secret.expose().starts_with(DEVELOPMENT_MARK);
             Ok((AuthKey::Secret(secret), development))
         }
         (None, Some(path)) => {
@@ -114,12 +110,12 @@ fn auth_key(args: &AuthArgs) -> Result<(AuthKey, bool), ConfigError> {
 }
 
 /// The secret in a file: its bytes without the last newline.
-pub fn load_secret(path: &Path) -> Result<Vec<u8>, ConfigError> {
-    let mut secret = read("CHAT_AUTH_SECRET", path)?;
+pub fn load_secret(path: &Path) -> Result<Secret<Vec<u8>>, ConfigError> {
+    let mut secret = std::fs::read(path).map_err(ConfigError::SecretFile)?;
     if secret.last() == Some(&b'\n') {
         secret.pop();
     }
-    Ok(secret)
+    Ok(Secret::new(secret))
 }
 
 fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, ConfigError> {
@@ -131,13 +127,14 @@ mod tests {
     use super::*;
 
     fn store(url: &str) -> Result<Store, ConfigError> {
-        Store::of(&DatabaseArgs { database_url: url.into(), migrate: true })
+        Store::of(&DatabaseArgs { database_url: url.to_owned().into(), migrate: true })
     }
 
     #[test]
     fn database_urls_name_a_file_or_a_server() {
-        assert_eq!(store("sqlite:data/chat.db").unwrap(), Store::Sqlite("data/chat.db".into()));
-        assert_eq!(store("sqlite:///var/chat.db").unwrap(), Store::Sqlite("/var/chat.db".into()));
+        for (url, file) in [("sqlite:data/chat.db", "data/chat.db"), ("sqlite:///var/chat.db", "/var/chat.db")] {
+            assert!(matches!(store(url).unwrap(), Store::Sqlite(path) if path == Path::new(file)), "{url}");
+        }
         assert!(matches!(store("postgres://u:p@h/d").unwrap(), Store::Postgres(_)));
         for bad in ["", "sqlite:", "sqlite::memory:", "mysql://h/d", "data/chat.db"] {
             assert!(store(bad).is_err(), "{bad}");
@@ -147,6 +144,14 @@ mod tests {
     #[test]
     fn secrets_do_not_show_in_debug_output() {
         assert!(!format!("{:?}", store("postgres://u:hunter2@h/d").unwrap()).contains("hunter2"));
-        assert!(!format!("{:?}", AuthKey::Secret(b"hunter2".to_vec())).contains("104"));
+        assert_eq!(format!("{:?}", AuthKey::Secret(Secret::new(b"hunter2".to_vec()))), "Secret([redacted])");
+        let args = DatabaseArgs { database_url: "postgres://u:hunter2@h/d".to_owned().into(), migrate: true };
+        assert!(!format!("{args:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_secret_that_stands_where_its_file_should_is_not_repeated() {
+        let error = load_secret(Path::new("hunter2")).unwrap_err().to_string();
+        assert!(error.contains("CHAT_AUTH_SECRET") && !error.contains("hunter2"), "{error}");
     }
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::Code;
 use tower::Service;
@@ -30,6 +30,7 @@ impl<S: HttpService> Service<Request<Body>> for Log<S> {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Answer {
+        hide_credentials(request.headers_mut());
         let context = RequestContext::of(request.headers());
         let mut line = Line { method: request.uri().path().to_owned(), context: Arc::clone(&context), started: Instant::now(), code: None };
         request.extensions_mut().insert(Arc::clone(&context));
@@ -102,6 +103,38 @@ impl HttpBody for LoggedBody {
     }
 }
 
+/// Whatever shows the request from here on, shows that these are there and not what they are.
+fn hide_credentials(headers: &mut HeaderMap) {
+    for (name, value) in headers.iter_mut() {
+        if [header::AUTHORIZATION, header::PROXY_AUTHORIZATION, header::COOKIE].contains(name) {
+            value.set_sensitive(true);
+        }
+    }
+}
+
 fn code_of(headers: &HeaderMap) -> Option<Code> {
     headers.get("grpc-status").map(|code| Code::from_bytes(code.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    #[tokio::test]
+    async fn a_request_that_is_shown_does_not_show_its_credentials() {
+        let shown = Arc::new(Mutex::new(String::new()));
+        let seen = Arc::clone(&shown);
+        let inner = tower::service_fn(move |request: Request<Body>| {
+            *seen.lock().unwrap() = format!("{request:?}");
+            std::future::ready(Ok::<_, Infallible>(Response::new(Body::empty())))
+        });
+        let request = Request::builder()
+            .header("authorization", "Bearer hunter2")
+            .header("authorization", "Bearer hunter3")
+            .header("cookie", "session=hunter4");
+        Log(inner).call(request.body(Body::empty()).unwrap()).await.unwrap();
+        let shown = shown.lock().unwrap();
+        assert!(shown.contains("authorization") && !shown.contains("hunter"), "{shown}");
+    }
 }

@@ -1,7 +1,8 @@
 //! The tower layers that every request passes, outermost first. The order matters:
 //!
 //! 1. [`panic`]: a panic anywhere below is answered as INTERNAL and takes nobody else along, so it stands first.
-//! 2. [`log`]: gives the request its ids and writes its line; before auth, so that refused calls are seen as well.
+//! 2. [`log`]: hides the request's credentials from whoever shows it, gives it its ids and writes its line; before auth, so that
+//!    refused calls are seen as well.
 //! 3. [`auth`]: verifies the token; nothing behind it runs for strangers.
 
 pub mod auth;

@@ -7,6 +7,7 @@ pub mod ids;
 pub mod limits;
 pub mod membership;
 pub mod message;
+pub mod secret;
 pub mod time;
 
 pub use access::{Action, ChatRole, SystemRole};
@@ -15,4 +16,5 @@ pub use identity::Identity;
 pub use ids::{ChatId, UserId};
 pub use membership::{MemberChange, MembershipView, Refusal};
 pub use message::{AppendOutcome, Bound, Message, NewMessage, Page, PageQuery, Reader, Sender};
+pub use secret::Secret;
 pub use time::{Clock, SystemClock, Timestamp};

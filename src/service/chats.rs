@@ -60,7 +60,8 @@ impl ChatService {
             CreateOutcome::Existing(chat_id) => chat_id,
             CreateOutcome::Conflict => return Err(Error::RequestIdTaken),
         };
-        self.with_members(chat_id, &caller.user_id).await
+        // Checked like any other read: whoever made a chat may have been removed from it since.
+        self.get_chat(caller, chat_id).await
     }
 
     pub async fn get_chat(&self, caller: &Identity, chat_id: ChatId) -> Result<ChatWithMembers> {

@@ -17,6 +17,7 @@ use chat_service::pb::chat::v1::connect_chat_request::Frame;
 use chat_service::pb::chat::v1::connect_chat_response::Event;
 use chat_service::pb::chat::v1::*;
 use clap::Parser;
+use prost::Message as _;
 use sqlx::Connection;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -25,7 +26,8 @@ use tonic::codegen::InterceptedService;
 use tonic::metadata::MetadataValue;
 use tonic::service::Interceptor;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
-use tonic::{Request, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
+use tonic_types::StatusExt;
 
 pub const SECRET: &str = "a secret of the tests, long enough for HS256";
 /// No test waits longer for anything: one that would is broken.
@@ -110,7 +112,9 @@ struct GenCert {
     args: certs::GenCertArgs,
 }
 
+/// A flag that comes again replaces the one before.
 #[derive(Parser)]
+#[command(args_override_self = true)]
 struct Serve {
     #[command(flatten)]
     args: ServeArgs,
@@ -317,6 +321,17 @@ pub fn text_of(message: &Message) -> &str {
     match message.content.as_ref().unwrap() {
         message::Content::Text(text) => text,
     }
+}
+
+/// The stable reason in a status.
+pub fn reason(status: &Status) -> String {
+    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
+}
+
+/// Why a frame was rejected, as a call would be told.
+pub fn refusal(rejected: &RejectedEvent) -> Status {
+    let status = rejected.status.as_ref().unwrap();
+    Status::with_details(Code::from_i32(status.code), status.message.clone(), status.encode_to_vec().into())
 }
 
 pub async fn within<F: Future>(work: F) -> F::Output {

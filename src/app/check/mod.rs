@@ -238,7 +238,7 @@ fn parts(args: &CheckArgs) -> Result<Vec<Part>, CheckError> {
             Some(secret) => {
                 let user = format!("check-{}-{number}", &run[..8]);
                 let ttl = args.duration + TOKEN_RESERVE;
-                let token = token::sign(secret, &user, &["user".to_owned()], ttl, issuer.as_deref(), audience.as_deref())?;
+                let token = token::sign(secret.expose(), &user, &["user".to_owned()], ttl, issuer.as_deref(), audience.as_deref())?;
                 (user, token)
             }
             None => {

@@ -13,7 +13,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRo
 use sqlx::{Connection, Row};
 
 use super::{Result, SchemaError, StoreError, migrations};
-use crate::model::{Chat, ChatId, Timestamp, UserId};
+use crate::model::{Chat, ChatId, Secret, Timestamp, UserId};
 
 static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("migrations/postgres");
 
@@ -26,10 +26,32 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long a connection from the pool, or a new one, is waited for.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The URL's parameters that sqlx knows, beside `options[…]`.
+const PARAMETERS: [&str; 18] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+];
+
 /// How to reach the database.
 #[derive(Clone, Debug)]
 pub struct PostgresOptions {
-    pub url: String,
+    pub url: Secret<String>,
     /// Connections for everything but appends.
     pub pool_connections: u32,
     /// Connections for appends, one a lane.
@@ -46,7 +68,7 @@ pub struct PostgresStore {
 impl PostgresStore {
     /// Connects and checks the schema, after bringing it up to date where `migrate` says so.
     pub async fn open(options: &PostgresOptions, migrate: bool) -> std::result::Result<Self, OpenError> {
-        let connect = connect_options(&options.url)?;
+        let connect = connect_options(options.url.expose())?;
         let mut connection = deadline(CONNECT_TIMEOUT, connect.connect()).await?;
         // A migration may take its time; the time-outs of requests don't bind it.
         sqlx::query("SET statement_timeout = 0").execute(&mut connection).await.map_err(StoreError::from)?;
@@ -79,6 +101,9 @@ pub enum OpenError {
 
 fn connect_options(url: &str) -> std::result::Result<PgConnectOptions, OpenError> {
     let options = PgConnectOptions::from_str(url).map_err(OpenError::Url)?;
+    for name in unknown_parameters(url) {
+        tracing::warn!(parameter = name, "DATABASE_URL has a parameter that is not known; it is ignored");
+    }
     // Set for the session, whatever the server's or the role's defaults are.
     Ok(options
         .application_name("chat-service")
@@ -90,6 +115,18 @@ fn connect_options(url: &str) -> std::result::Result<PgConnectOptions, OpenError
             ("timezone", "UTC".to_owned()),
         ])
         .disable_statement_logging())
+}
+
+/// Names of the URL's parameters that count for nothing. Never their values, and no name that may be the rest of a password.
+fn unknown_parameters(url: &str) -> Vec<&str> {
+    let query = url.split_once('?').map_or("", |(_, query)| query).split('#').next().unwrap_or_default();
+    let unknown = query.split('&').filter(|pair| !pair.is_empty()).filter_map(|pair| {
+        let (name, _) = pair.split_once('=').unwrap_or(("", pair));
+        let option = ["options[", "options%5B", "options%5b"].iter().any(|start| name.starts_with(*start));
+        let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'-');
+        (!option && !PARAMETERS.contains(&name)).then_some(if plain { name } else { "(not shown)" })
+    });
+    unknown.collect()
 }
 
 async fn deadline<T>(limit: Duration, work: impl Future<Output = std::result::Result<T, sqlx::Error>>) -> Result<T> {
@@ -125,4 +162,18 @@ fn chat(row: &PgRow) -> Result<Chat> {
 /// Ends a connection whose state is not known, without talking to the server.
 fn abandon(connection: PgConnection) {
     drop(connection);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_that_are_not_known_are_named_without_their_values() {
+        let names = |query: &str| unknown_parameters(&format!("postgres://u:p@h/d{query}")).join(" ");
+        assert_eq!(names(""), "");
+        assert_eq!(names("?sslmode=require&options[lock_timeout]=1&options%5Bx%5D=2#f"), "");
+        assert_eq!(names("?sslpassword=hunter2&connect_timeout=9"), "sslpassword connect_timeout");
+        assert_eq!(names("?hunter2&Hunter2=x"), "(not shown) (not shown)");
+    }
 }

@@ -298,6 +298,8 @@ where
 
     fn refresh(&mut self, refresh: &pb::RefreshTokenFrame, refusal: Option<Status>) {
         let verified = refusal.map_or_else(|| self.options.verifier.verify(&refresh.token).map_err(status::refused), Err);
+        // Another role of the same kind counts from here on: for sends at once, and what is joined may be read with either. One of
+        // the other kind would leave chats joined by a right that is gone, or withhold what members lose: that takes a new stream.
         let same = |new: &Identity| new.user_id == self.identity.user_id && new.role.is_trusted() == self.identity.role.is_trusted();
         match verified {
             Ok(identity) if same(&identity) => {
@@ -493,8 +495,9 @@ fn rejected(frame: pb::FrameKind, chat_id: String, client_message_id: String, re
 }
 
 fn deadline(clock: &dyn Clock, at: Timestamp) -> Instant {
-    // Timers reach two years; a token that lives longer outlives any connection.
-    Instant::now() + at.saturating_since(clock.now()).min(Duration::from_secs(365 * 24 * 3600))
+    // Timers reach two years; a token that lives longer outlives any connection. The clock is read first: never too early.
+    let left = at.saturating_since(clock.now()).min(Duration::from_secs(365 * 24 * 3600));
+    Instant::now() + left
 }
 
 fn left_reason(eviction: Eviction) -> pb::LeftReason {
