@@ -11,6 +11,7 @@ use chat_service::pb::chat::v1::connect_chat_response::Event;
 use common::*;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
 
 on_both_stores!(after_kill_9_every_acknowledged_message_is_there_once_and_clients_resume);
 
@@ -22,10 +23,17 @@ fn binary() -> Command {
 
 /// The binary's server, once it is ready, and its port.
 async fn serve(ground: &Ground, port: u16) -> (Child, u16) {
+    let (child, port, _) = serve_logged(ground, port).await;
+    (child, port)
+}
+
+/// The same, and what it logs from then on.
+async fn serve_logged(ground: &Ground, port: u16) -> (Child, u16, mpsc::UnboundedReceiver<String>) {
     let mut flags = ground.flags();
     flags[1] = format!("127.0.0.1:{port}");
     // Empty variables count as unset.
-    let empty = ["CHAT_AUTH_PUBLIC_KEY", "CHAT_AUTH_ISSUER", "CHAT_AUTH_AUDIENCE"].map(|name| (name, ""));
+    let empty = ["CHAT_AUTH_PUBLIC_KEY", "CHAT_AUTH_ISSUER", "CHAT_AUTH_AUDIENCE", "CHAT_TLS_CLIENT_CA", "CHAT_TRUSTED_PROXIES"];
+    let empty = empty.map(|name| (name, ""));
     let mut child = binary().arg("serve").args(flags).env("NO_COLOR", "1").envs(empty).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let port = within(async {
@@ -40,8 +48,13 @@ async fn serve(ground: &Ground, port: u16) -> (Child, u16) {
     })
     .await;
     // A pipe that nobody reads would stop the server.
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    (child, port)
+    let (log, logged) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok(Some(line)) = lines.next_line().await {
+            drop(log.send(line));
+        }
+    });
+    (child, port, logged)
 }
 
 /// What one client has sent, was told, and has seen.
@@ -149,10 +162,13 @@ async fn wrong_settings_end_the_start_with_one_line_that_names_the_setting() {
     let development = ground.path("development");
     std::fs::write(&development, format!("development-only-{}", "0".repeat(64))).unwrap();
     let (short, development) = (short.to_str().unwrap().to_owned(), development.to_str().unwrap().to_owned());
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 12] = [
         (&["--listen", &taken], "CHAT_LISTEN"),
         (&["--tls-key", "/nonexistent"], "CHAT_TLS_KEY"),
         (&["--tls-cert", "/nonexistent"], "CHAT_TLS_CERT"),
+        (&["--tls-client-ca", "/nonexistent"], "CHAT_TLS_CLIENT_CA"),
+        (&["--tls-client-ca", &short], "CHAT_TLS_CLIENT_CA"),
+        (&["--tls-client-ca", &short, "--insecure", "true"], "CHAT_TLS_CLIENT_CA"),
         (&["--database-url", "mysql://localhost/chat"], "DATABASE_URL"),
         (&["--database-url", "postgres://nobody@127.0.0.1:1/chat"], "DATABASE_URL"),
         (&["--auth-public-key", &short], "CHAT_AUTH_PUBLIC_KEY"),
@@ -187,6 +203,26 @@ async fn a_signal_stops_the_server_in_time_whatever_clients_do() {
     let status = Command::new("kill").args(["-TERM", &server.id().unwrap().to_string()]).status().await.unwrap();
     assert!(status.success());
     assert!(within(server.wait()).await.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_reads_certificates_anew_and_a_broken_pair_keeps_the_old_one() {
+    let ground = Ground::new(On::Sqlite).await;
+    let (server, port, mut log) = serve_logged(&ground, 0).await;
+    let hang_up = async || {
+        let status = Command::new("kill").args(["-HUP", &server.id().unwrap().to_string()]).status().await.unwrap();
+        assert!(status.success());
+    };
+    let mut told = async |what: &str| while !within(log.recv()).await.expect("the server ended").contains(what) {};
+    let key = std::fs::read(ground.path("certs/server.key")).unwrap();
+    std::fs::write(ground.path("certs/server.key"), "no key").unwrap();
+    hang_up().await;
+    told("CHAT_TLS_KEY").await;
+    client(&ground, port, &mint("alice", &["user"])).await;
+    std::fs::write(ground.path("certs/server.key"), key).unwrap();
+    hang_up().await;
+    told("were read anew").await;
+    client(&ground, port, &mint("alice", &["user"])).await;
 }
 
 #[tokio::test]

@@ -136,6 +136,8 @@ pub struct Server {
 pub struct Times {
     /// Of each connection.
     pub connection: ConnectionLimits,
+    /// How long something may wait for a stream's client that takes nothing; `None`: as long as it likes.
+    pub send_due: Option<Duration>,
     pub request_due: Duration,
     pub certificates_interval: Duration,
 }
@@ -144,13 +146,14 @@ impl Times {
     fn of(config: &Config) -> Self {
         let limits = &config.args.limits;
         let unless_zero = |duration: Duration| (!duration.is_zero()).then_some(duration);
+        let send_due = unless_zero(limits.send_timeout);
         let connection = ConnectionLimits {
             age_max: unless_zero(limits.max_connection_age),
-            send_due: unless_zero(limits.send_timeout),
+            send_due,
             streams_max: limits.max_streams_per_connection,
             ..ConnectionLimits::default()
         };
-        Self { connection, request_due: REQUEST_DUE, certificates_interval: CERTIFICATES_INTERVAL }
+        Self { connection, send_due, request_due: REQUEST_DUE, certificates_interval: CERTIFICATES_INTERVAL }
     }
 }
 
@@ -238,7 +241,7 @@ impl Server {
             verifier: Arc::clone(&verifier),
             clock,
             limiter: Arc::clone(&limiter),
-            send_due: times.connection.send_due,
+            send_due: times.send_due,
             draining: draining.clone(),
         };
         let routes = match routes(RouteOptions {

@@ -60,7 +60,7 @@ pub struct Ground {
 impl Ground {
     pub async fn new(on: On) -> Arc<Self> {
         let folder = tempfile::tempdir().unwrap();
-        certs::generate(&GenCert::parse_from(["gen-cert", "--out", folder.path().join("certs").to_str().unwrap()]).args).unwrap();
+        make_certs(&folder.path().join("certs"));
         std::fs::write(folder.path().join("secret"), format!("{SECRET}\n")).unwrap();
         let database_url = match on {
             On::Sqlite => format!("sqlite:{}", folder.path().join("data/chat.db").display()),
@@ -71,6 +71,11 @@ impl Ground {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// A new CA and new certificates, in the place of the old ones.
+    pub fn renew_certs(&self) {
+        make_certs(&self.path("certs"));
     }
 
     /// The flags of a server on this ground.
@@ -108,6 +113,10 @@ impl Ground {
 struct GenCert {
     #[command(flatten)]
     args: certs::GenCertArgs,
+}
+
+fn make_certs(folder: &Path) {
+    certs::generate(&GenCert::parse_from(["gen-cert", "--force", "--out", folder.to_str().unwrap()]).args).unwrap();
 }
 
 #[derive(Parser)]
