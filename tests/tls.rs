@@ -58,8 +58,9 @@ async fn tls_1_1_is_refused() {
     let server = TestServer::start(On::Sqlite).await;
     let mut hello = vec![3, 2];
     hello.extend([7; 32]);
-    // No session, two suites of that time, no compression, no extensions.
-    hello.extend([0, 0, 4, 0xc0, 0x13, 0, 0x2f, 1, 0]);
+    // No session, two suites of that time, no compression, and as extension only the signature algorithms, without which it would be refused
+    // for another reason.
+    hello.extend([0, 0, 4, 0xc0, 0x13, 0, 0x2f, 1, 0, 0, 10, 0, 13, 0, 6, 0, 4, 4, 3, 4, 1]);
     let length = hello.len() as u8;
     let record = [&[0x16, 3, 1, 0, length + 4, 1, 0, 0, length][..], &hello].concat();
     let mut tcp = within(tokio::net::TcpStream::connect(("127.0.0.1", server.port))).await.unwrap();

@@ -170,7 +170,8 @@ where
         self.chats.clear();
         self.outbox.end(status);
         if self.stalled() {
-            tracing::info!(user_id = self.identity.user_id.as_str(), "a stream is reset: its client took nothing for too long");
+            let user_id = self.identity.user_id.as_str();
+            tracing::info!(user_id, reason = "SEND_STALLED", "a stream is reset: its client took nothing for too long");
             return;
         }
         // As long as the client reads it gets the rest.
