@@ -9,10 +9,11 @@
 //! | [`repository`] | the storage contract; PostgreSQL and SQLite | model |
 //! | [`broker`] | from a committed message to this process's streams | model |
 //! | [`service`] | chats, membership, the append path, catch-up, the sweep | model and the traits above |
-//! | [`interceptor`] | the tower layers every request passes | model, converter |
+//! | [`ratelimiter`] | how often a user or an address may do something | model |
+//! | [`interceptor`] | the tower layers every request passes | model, converter, ratelimiter |
 //! | [`converter`] | generated types ↔ model, validation, the one status mapping | model, pb, service |
 //! | [`pb`] | generated code | – |
-//! | [`transport`] | listener and TLS, handlers, the stream's session | service, converter, interceptor |
+//! | [`transport`] | listener and TLS, handlers, the stream's session | service, converter, interceptor, ratelimiter |
 //! | [`app`] | the only place where concrete types meet; the commands | everything |
 //!
 //! # The way of a message
@@ -29,6 +30,7 @@ pub mod converter;
 pub mod interceptor;
 pub mod model;
 pub mod pb;
+pub mod ratelimiter;
 pub mod repository;
 pub mod service;
 pub mod transport;

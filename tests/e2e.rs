@@ -11,6 +11,7 @@ use chat_service::model::{Identity, SystemClock, SystemRole, Timestamp, UserId};
 use chat_service::pb::chat::v1::connect_chat_request::Frame;
 use chat_service::pb::chat::v1::connect_chat_response::Event;
 use chat_service::pb::chat::v1::*;
+use chat_service::ratelimiter::memory::{MemoryLimiter, Rates};
 use chat_service::repository::MessageRepository;
 use chat_service::repository::sqlite::{SqliteOptions, SqliteStore};
 use chat_service::service::append::Appender;
@@ -486,7 +487,9 @@ async fn a_stream_without_a_valid_first_frame_ends_after_ten_seconds() {
     let Alone { service, _folder, .. } = Alone::new().await;
     let key = Key::Secret(SECRET.into());
     let verifier = Arc::new(Verifier::new(&key, &Demands::default()).unwrap());
-    let options = SessionOptions { service, verifier, clock: Arc::new(SystemClock), draining: CancellationToken::new() };
+    let limiter = Arc::new(MemoryLimiter::new(Rates::default()));
+    let (clock, draining) = (Arc::new(SystemClock), CancellationToken::new());
+    let options = SessionOptions { service, verifier, clock, limiter, send_due: None, draining };
     // Frames that don't count: one of no kind, and one that breaks a rule.
     let invalid = Frame::Leave(LeaveFrame { chat_id: "no uuid".into() });
     let frames = futures_util::stream::iter([None, Some(invalid)].map(|frame| Ok(ConnectChatRequest { frame })));

@@ -121,10 +121,13 @@ async fn wrong_settings_end_the_start_with_one_line_that_names_the_setting() {
     let development = ground.path("development");
     std::fs::write(&development, format!("development-only-{}", "0".repeat(64))).unwrap();
     let (short, development) = (short.to_str().unwrap().to_owned(), development.to_str().unwrap().to_owned());
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 12] = [
         (&["--listen", &taken], "CHAT_LISTEN"),
         (&["--tls-key", "/nonexistent"], "CHAT_TLS_KEY"),
         (&["--tls-cert", "/nonexistent"], "CHAT_TLS_CERT"),
+        (&["--tls-client-ca", "/nonexistent"], "CHAT_TLS_CLIENT_CA"),
+        (&["--tls-client-ca", &short], "CHAT_TLS_CLIENT_CA"),
+        (&["--tls-client-ca", &short, "--insecure", "true"], "CHAT_TLS_CLIENT_CA"),
         (&["--database-url", "mysql://localhost/chat"], "DATABASE_URL"),
         (&["--database-url", "postgres://nobody@127.0.0.1:1/chat"], "DATABASE_URL"),
         (&["--auth-public-key", &short], "CHAT_AUTH_PUBLIC_KEY"),
@@ -158,6 +161,21 @@ async fn a_signal_stops_the_server_in_time_whatever_clients_do() {
     let chat = new_chat(&mut alice, &[]).await;
     let _never_read = Stream::joined(&mut alice, &chat, Some(0)).await;
     assert!(server.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_reads_certificates_anew_and_a_broken_pair_keeps_the_old_one() {
+    let ground = Ground::new(On::Sqlite).await;
+    let server = Process::serve(&ground, 0, &[]).await;
+    let key = std::fs::read(ground.path("certs/server.key")).unwrap();
+    std::fs::write(ground.path("certs/server.key"), "no key").unwrap();
+    server.signal("HUP").await;
+    until("the broken key is logged", || server.said("CHAT_TLS_KEY") > 0).await;
+    client(&ground, server.port, &mint("alice", &["user"])).await;
+    std::fs::write(ground.path("certs/server.key"), key).unwrap();
+    server.signal("HUP").await;
+    until("the key is read again", || server.said("were read anew") > 0).await;
+    client(&ground, server.port, &mint("alice", &["user"])).await;
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! When to stop.
+//! When to stop, and when to read certificates anew.
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -9,5 +9,16 @@ pub async fn asked_to_stop() -> std::io::Result<()> {
         _ = term.recv() => {}
         _ = int.recv() => {}
     }
+    Ok(())
+}
+
+/// Does something at each SIGHUP, which without this would end the process.
+pub fn on_hangup(act: impl Fn() + Send + 'static) -> std::io::Result<()> {
+    let mut hangups = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            act();
+        }
+    });
     Ok(())
 }

@@ -12,16 +12,19 @@ use super::{admin, hints, lifecycle, telemetry};
 use crate::broker::{Broker, LocalBroker, Registry};
 use crate::config::{AuthKey, Config, ConfigError, DatabaseArgs, ServeArgs, Store, unless_empty};
 use crate::interceptor::token::{Demands, Key, Verifier};
-use crate::model::{Clock, SystemClock};
+use crate::model::{Clock, Network, SystemClock};
 use crate::pb::chat::v1::chat_service_server::ChatServiceServer;
+use crate::ratelimiter::RateLimiter;
+use crate::ratelimiter::memory::{MemoryLimiter, Rates};
 use crate::repository::postgres::{self, PostgresOptions, PostgresStore};
 use crate::repository::sqlite::{self, SqliteOptions, SqliteStore};
 use crate::repository::{ChatRepository, MessageRepository, StoreError};
 use crate::service::append::Appender;
 use crate::service::{ChatService, Parts, run_purge, run_sweep};
+use crate::transport::limits::ConnectionLimits;
 use crate::transport::listener::{self, ListenerOptions};
 use crate::transport::session::SessionOptions;
-use crate::transport::tls::{self, TlsError};
+use crate::transport::tls::{self, Certificates, TlsError, TlsFiles};
 use crate::transport::{ChatApi, RouteOptions, routes};
 
 /// Connections of the pool that serves everything but appends.
@@ -30,6 +33,10 @@ const POOL_CONNECTIONS: u32 = 16;
 const POSTGRES_LANES: usize = 4;
 /// Readers of the SQLite file.
 const SQLITE_READERS: u32 = 4;
+/// How often certificate, key and client CA are looked at.
+const CERTIFICATES_INTERVAL: Duration = Duration::from_secs(1);
+/// When a call's answer must have begun. Longer than the store's own time-outs.
+const REQUEST_DUE: Duration = Duration::from_secs(60);
 /// Part of the shutdown's time that is kept back for what comes after the streams.
 const STOP_RESERVE: Duration = Duration::from_secs(1);
 
@@ -89,6 +96,13 @@ pub async fn migrate(args: DatabaseArgs) -> Result<(), StartError> {
 pub async fn run(args: ServeArgs) -> Result<(), StartError> {
     telemetry::start(&args.log)?;
     let server = Server::build(Config::of(args)?).await?;
+    let certificates = server.tls.clone();
+    lifecycle::on_hangup(move || {
+        if let Some(certificates) = &certificates {
+            certificates.reload_and_tell();
+        }
+    })
+    .map_err(StartError::Signals)?;
     server.print_hints();
     let stop = CancellationToken::new();
     let stopping = stop.clone();
@@ -111,9 +125,36 @@ pub struct Server {
     lanes: Vec<tokio::task::JoinHandle<()>>,
     verifier: Arc<Verifier>,
     clock: Arc<dyn Clock>,
-    tls: Option<Arc<rustls::ServerConfig>>,
+    tls: Option<Arc<Certificates>>,
     public: TcpListener,
     admin: TcpListener,
+    times: Times,
+}
+
+/// What isn't configured, and what tests shorten so that they needn't wait.
+#[derive(Clone, Debug)]
+pub struct Times {
+    /// Of each connection.
+    pub connection: ConnectionLimits,
+    /// How long something may wait for a stream's client that takes nothing; `None`: as long as it likes.
+    pub send_due: Option<Duration>,
+    pub request_due: Duration,
+    pub certificates_interval: Duration,
+}
+
+impl Times {
+    fn of(config: &Config) -> Self {
+        let limits = &config.args.limits;
+        let unless_zero = |duration: Duration| (!duration.is_zero()).then_some(duration);
+        let send_due = unless_zero(limits.send_timeout);
+        let connection = ConnectionLimits {
+            age_max: unless_zero(limits.max_connection_age),
+            send_due,
+            streams_max: limits.max_streams_per_connection,
+            ..ConnectionLimits::default()
+        };
+        Self { connection, send_due, request_due: REQUEST_DUE, certificates_interval: CERTIFICATES_INTERVAL }
+    }
 }
 
 impl Server {
@@ -122,7 +163,9 @@ impl Server {
         tls::install_provider();
         let args = &config.args;
         let verifier = Arc::new(verifier(&config)?);
-        let tls = (!args.tls.insecure).then(|| tls::server_config(&args.tls.tls_cert, &args.tls.tls_key)).transpose()?;
+        let files =
+            TlsFiles { cert: args.tls.tls_cert.clone(), key: args.tls.tls_key.clone(), client_ca: unless_empty(&args.tls.tls_client_ca) };
+        let tls = (!args.tls.insecure).then(|| Certificates::load(files)).transpose()?;
         let public = listen("CHAT_LISTEN", args.listen).await?;
         let admin = listen("CHAT_ADMIN_LISTEN", args.admin_listen).await?;
         let opened = open(&config.store, args.database.migrate).await?;
@@ -142,7 +185,13 @@ impl Server {
             appender,
             clock: Arc::clone(&clock),
         }));
-        Ok(Self { config, opened, registry, service, lanes, verifier, clock, tls, public, admin })
+        let times = Times::of(&config);
+        Ok(Self { config, opened, registry, service, lanes, verifier, clock, tls, public, admin, times })
+    }
+
+    /// For tests, before the server runs.
+    pub fn times(&mut self) -> &mut Times {
+        &mut self.times
     }
 
     /// Where the public port listens.
@@ -164,7 +213,7 @@ impl Server {
     /// Serves until `stop`, then stops within the configured time, whatever clients do: streams are told to go, sends in flight
     /// are settled, and what is left at the end is cut.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { config, opened, registry, service, lanes, verifier, clock, tls, public, admin } = self;
+        let Self { config, opened, registry, service, lanes, verifier, clock, tls, public, admin, times } = self;
         let args = config.args;
         let (address, admin_address) = (public.local_addr().ok(), admin.local_addr().ok());
         let (draining, cut, background) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
@@ -177,9 +226,33 @@ impl Server {
         let sweep = run_sweep(Arc::clone(&opened.chats), opened.messages, registry, args.sweep_interval, background.clone());
         tasks.spawn(sweep);
         tasks.spawn(run_purge(opened.chats, background.clone()));
+        if let Some(certificates) = &tls {
+            tasks.spawn(Arc::clone(certificates).watch(times.certificates_interval, background.clone()));
+        }
 
-        let options = SessionOptions { service, verifier: Arc::clone(&verifier), clock, draining: draining.clone() };
-        let routes = match routes(RouteOptions { api: ChatApi::new(options), verifier, health, reflection: args.reflection }) {
+        let limiter: Arc<dyn RateLimiter> = Arc::new(MemoryLimiter::new(Rates {
+            user_sends: args.limits.rate_limit_user_sends.0,
+            user_calls: args.limits.rate_limit_user_calls.0,
+            address: args.limits.rate_limit_address.0,
+        }));
+        let trusted_proxies: Arc<[Network]> = args.limits.trusted_proxies.0.into();
+        let options = SessionOptions {
+            service,
+            verifier: Arc::clone(&verifier),
+            clock,
+            limiter: Arc::clone(&limiter),
+            send_due: times.send_due,
+            draining: draining.clone(),
+        };
+        let routes = match routes(RouteOptions {
+            api: ChatApi::new(options),
+            verifier,
+            limiter,
+            trusted_proxies: Arc::clone(&trusted_proxies),
+            request_due: times.request_due,
+            health,
+            reflection: args.reflection,
+        }) {
             Ok(routes) => routes,
             Err(error) => {
                 tracing::error!(error = %error, "can't serve reflection; set CHAT_REFLECTION=false");
@@ -189,7 +262,9 @@ impl Server {
         let listening = ListenerOptions {
             tls,
             connections_max: args.limits.max_connections,
-            streams_per_connection_max: args.limits.max_streams_per_connection,
+            connections_per_address_max: args.limits.max_connections_per_address,
+            trusted_proxies,
+            limits: times.connection,
         };
         let mut serving = tokio::spawn(listener::serve(public, routes, listening, draining.clone(), cut.clone()));
         tracing::info!(address = ?address, admin = ?admin_address, store = ?config.store, "serving");

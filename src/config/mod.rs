@@ -1,6 +1,7 @@
 //! Options from flags and environment: one struct makes `--help`, the flags and the variables.
 
 pub mod duration;
+pub mod rate;
 mod validated;
 
 use std::ffi::OsStr;
@@ -14,6 +15,7 @@ pub use validated::{AuthKey, Config, ConfigError, Store, load_secret};
 
 use crate::model::Secret;
 use duration::parse_duration;
+use rate::{Networks, RateLimit, parse_networks, parse_rate};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -69,6 +71,9 @@ pub struct TlsArgs {
     /// Its private key, PEM
     #[arg(long, env = "CHAT_TLS_KEY", default_value = "certs/server.key")]
     pub tls_key: PathBuf,
+    /// CA of the clients' certificates, PEM; set: clients need a certificate (mTLS)
+    #[arg(long, env = "CHAT_TLS_CLIENT_CA", value_parser = any_path)]
+    pub tls_client_ca: Option<PathBuf>,
     /// No TLS, for a proxy that ends it in front
     #[arg(long, env = "CHAT_INSECURE", default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub insecure: bool,
@@ -97,12 +102,33 @@ pub struct AuthArgs {
 
 #[derive(Args, Clone, Debug)]
 pub struct LimitArgs {
+    /// Messages that a user may send, by calls and on streams; 0: no limit
+    #[arg(long, env = "CHAT_RATE_LIMIT_USER_SENDS", default_value = "100/s burst 500", value_parser = parse_rate)]
+    pub rate_limit_user_sends: RateLimit,
+    /// Other calls of a user, and other frames on its streams; 0: no limit
+    #[arg(long, env = "CHAT_RATE_LIMIT_USER_CALLS", default_value = "100/s burst 500", value_parser = parse_rate)]
+    pub rate_limit_user_calls: RateLimit,
+    /// Requests from an address (IPv6: a /64), before their tokens are looked at; 0: no limit
+    #[arg(long, env = "CHAT_RATE_LIMIT_ADDRESS", default_value = "1000/s", value_parser = parse_rate)]
+    pub rate_limit_address: RateLimit,
+    /// Addresses and networks, separated by commas, whose X-Forwarded-For counts
+    #[arg(long, env = "CHAT_TRUSTED_PROXIES", default_value = "", hide_default_value = true, value_parser = parse_networks)]
+    pub trusted_proxies: Networks,
     /// Connections at once; 0: no limit
     #[arg(long, env = "CHAT_MAX_CONNECTIONS", default_value_t = 20_000)]
     pub max_connections: usize,
-    /// HTTP/2 streams of one connection at once
+    /// Connections of one address (IPv6: a /64) at once; 0: no limit
+    #[arg(long, env = "CHAT_MAX_CONNECTIONS_PER_ADDRESS", default_value_t = 1000)]
+    pub max_connections_per_address: usize,
+    /// HTTP/2 streams of one connection at once; 0: no limit
     #[arg(long, env = "CHAT_MAX_STREAMS_PER_CONNECTION", default_value_t = 128)]
     pub max_streams_per_connection: u32,
+    /// How old a connection may get, give or take a tenth, before its client is sent elsewhere; 0: as old as it likes
+    #[arg(long, env = "CHAT_MAX_CONNECTION_AGE", default_value = "0", value_parser = parse_duration)]
+    pub max_connection_age: Duration,
+    /// How long a client may take nothing of what waits for it before its stream, or its connection, ends; 0: as long as it likes
+    #[arg(long, env = "CHAT_SEND_TIMEOUT", default_value = "60s", value_parser = parse_duration)]
+    pub send_timeout: Duration,
 }
 
 #[derive(Args, Clone, Debug)]

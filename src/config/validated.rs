@@ -29,6 +29,8 @@ pub enum ConfigError {
         "CHAT_AUTH_SECRET: the secret in {path} is shorter than 32 bytes; make a longer one, for example with `openssl rand -base64 48`"
     )]
     ShortSecret { path: PathBuf },
+    #[error("CHAT_TLS_CLIENT_CA asks for clients' certificates, and CHAT_INSECURE=true turns TLS off; set one of them")]
+    ClientCaWithoutTls,
     #[error("CHAT_LISTEN is {0}, beyond loopback, and CHAT_AUTH_SECRET is a development secret; use a secret of your own")]
     DevelopmentBeyondLoopback(std::net::SocketAddr),
 }
@@ -85,6 +87,9 @@ impl Config {
         let (key, development) = auth_key(&args.auth)?;
         if development && !args.listen.ip().is_loopback() {
             return Err(ConfigError::DevelopmentBeyondLoopback(args.listen));
+        }
+        if args.tls.insecure && unless_empty(&args.tls.tls_client_ca).is_some() {
+            return Err(ConfigError::ClientCaWithoutTls);
         }
         Ok(Self { args, store, key, development })
     }

@@ -32,6 +32,10 @@ pub enum Refused {
     NeedsHttp2,
     Unhealable,
     Panicked,
+    /// Too often; allowed again after this time.
+    RateLimited(Duration),
+    SendStalled,
+    RequestLate,
 }
 
 pub fn of_error(error: &Error) -> Status {
@@ -52,7 +56,7 @@ pub fn of_error(error: &Error) -> Status {
         Error::Unavailable => (Code::Unavailable, "STORE_UNAVAILABLE", true),
         Error::Internal => (Code::Internal, "INTERNAL", false),
     };
-    status(code, &error.to_string(), reason, retry)
+    status(code, &error.to_string(), reason, retry.then_some(RETRY_AFTER))
 }
 
 pub fn refused(refused: Refused) -> Status {
@@ -72,8 +76,12 @@ pub fn refused(refused: Refused) -> Status {
         Refused::NeedsHttp2 => (Code::Unimplemented, "NEEDS_HTTP2", "ConnectChat needs HTTP/2"),
         Refused::Unhealable => (Code::DataLoss, "HOLE_IN_STORE", "the store lacks a message of the chat"),
         Refused::Panicked => (Code::Internal, "INTERNAL", "internal error"),
+        Refused::RateLimited(_) => (Code::ResourceExhausted, "RATE_LIMITED", "too many requests; try again after the stated time"),
+        Refused::SendStalled => (Code::DeadlineExceeded, "SEND_STALLED", "the client took nothing for too long; read on another stream"),
+        Refused::RequestLate => (Code::DeadlineExceeded, "REQUEST_LATE", "the request did not arrive, or was not done, in time"),
     };
-    status(code, message, reason, false)
+    let retry = if let Refused::RateLimited(wait) = refused { Some(wait) } else { None };
+    status(code, message, reason, retry)
 }
 
 /// INVALID_ARGUMENT with the fields that break a rule.
@@ -87,11 +95,11 @@ pub fn invalid(violations: &[Violation]) -> Status {
     Status::with_error_details(Code::InvalidArgument, first, details)
 }
 
-fn status(code: Code, message: &str, reason: &str, retry: bool) -> Status {
+fn status(code: Code, message: &str, reason: &str, retry_after: Option<Duration>) -> Status {
     let mut details = ErrorDetails::new();
     details.set_error_info(reason, DOMAIN, std::collections::HashMap::new());
-    if retry {
-        details.set_retry_info(Some(RETRY_AFTER));
+    if retry_after.is_some() {
+        details.set_retry_info(retry_after);
     }
     Status::with_error_details(code, message, details)
 }
@@ -118,6 +126,14 @@ mod tests {
         let details = status.get_error_details();
         assert_eq!(details.error_info().map(|info| info.reason.as_str()), Some("OVERLOADED"));
         assert!(details.retry_info().is_some());
+    }
+
+    #[test]
+    fn a_rate_limit_says_how_long_to_wait() {
+        let wait = Duration::from_millis(30);
+        let details = refused(Refused::RateLimited(wait)).get_error_details();
+        assert_eq!(details.error_info().map(|info| info.reason.as_str()), Some("RATE_LIMITED"));
+        assert_eq!(details.retry_info().and_then(|retry| retry.retry_delay), Some(wait));
     }
 
     #[test]

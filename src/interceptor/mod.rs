@@ -3,10 +3,16 @@
 //! 1. [`panic`]: a panic anywhere below is answered as INTERNAL and takes nobody else along, so it stands first.
 //! 2. [`log`]: hides the request's credentials from whoever shows it, gives it its ids and writes its line; before auth, so that
 //!    refused calls are seen as well.
-//! 3. [`auth`]: verifies the token; nothing behind it runs for strangers.
+//! 3. [`limit::AddressLimit`]: before auth, so that guessing tokens, and the work of verifying them, is limited too.
+//! 4. [`auth`]: verifies the token; nothing behind it runs for strangers.
+//! 5. [`limit::UserLimit`]: behind auth, which says who the user is.
+//! 6. [`deadline`]: innermost: what was let in is answered in time.
 
+pub mod address;
 pub mod auth;
 pub mod context;
+pub mod deadline;
+pub mod limit;
 pub mod log;
 pub mod panic;
 pub mod token;

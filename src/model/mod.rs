@@ -1,4 +1,4 @@
-//! Plain types that every room shares: ids, times, roles and what they may do, chats and messages.
+//! Plain types that every room shares: ids, times, roles and what they may do, chats and messages, networks and rates.
 
 pub mod access;
 pub mod chat;
@@ -7,6 +7,8 @@ pub mod ids;
 pub mod limits;
 pub mod membership;
 pub mod message;
+pub mod network;
+pub mod rate;
 pub mod secret;
 pub mod time;
 
@@ -16,5 +18,7 @@ pub use identity::Identity;
 pub use ids::{ChatId, UserId};
 pub use membership::{MemberChange, MembershipView, Refusal};
 pub use message::{AppendOutcome, Bound, Message, NewMessage, Page, PageQuery, Reader, Sender};
+pub use network::{Network, client_network};
+pub use rate::Rate;
 pub use secret::Secret;
 pub use time::{Clock, SystemClock, Timestamp};

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use http::{Request, Response};
@@ -11,16 +12,24 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use super::handlers::{ChatApi, ConnectBody};
 use crate::interceptor::HttpService;
 use crate::interceptor::auth::Auth;
+use crate::interceptor::deadline::Deadline;
+use crate::interceptor::limit::{AddressLimit, UserLimit};
 use crate::interceptor::log::Log;
 use crate::interceptor::panic::CatchPanic;
 use crate::interceptor::token::Verifier;
-use crate::model::limits;
+use crate::model::{Network, limits};
 use crate::pb::FILE_DESCRIPTOR_SET;
 use crate::pb::chat::v1::chat_service_server::ChatServiceServer;
+use crate::ratelimiter::RateLimiter;
 
 pub struct RouteOptions<H> {
     pub api: ChatApi,
     pub verifier: Arc<Verifier>,
+    pub limiter: Arc<dyn RateLimiter>,
+    /// Proxies that are trusted to say for whom they ask.
+    pub trusted_proxies: Arc<[Network]>,
+    /// When a call's answer must have begun.
+    pub request_due: Duration,
     pub health: HealthServer<H>,
     pub reflection: bool,
 }
@@ -40,7 +49,12 @@ pub fn routes<H: Health>(options: RouteOptions<H>) -> Result<impl HttpService + 
         routes = routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?);
     }
     let router = routes.into_axum_router().layer(axum::middleware::map_response(put_connect_body));
-    Ok(CatchPanic(Log(Auth { inner: Answering(router), verifier: options.verifier })))
+    // From the inside out; `interceptor` says why in this order.
+    let service = Deadline { inner: Answering(router), due: options.request_due };
+    let service = UserLimit { inner: service, limiter: Arc::clone(&options.limiter) };
+    let service = Auth { inner: service, verifier: options.verifier };
+    let service = AddressLimit { inner: service, limiter: options.limiter, trusted_proxies: options.trusted_proxies };
+    Ok(CatchPanic(Log(service)))
 }
 
 async fn put_connect_body(mut response: Response<Body>) -> Response<Body> {

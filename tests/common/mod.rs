@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chat_service::app::server::Server;
+use chat_service::app::server::{Server, Times};
 use chat_service::app::{certs, token};
 use chat_service::broker::Registry;
 use chat_service::config::{Config, ServeArgs};
@@ -72,7 +72,7 @@ impl Ground {
     /// On this database; `None`: on an SQLite file in the folder.
     pub fn with_database(url: Option<String>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        certs::generate(&GenCert::parse_from(["gen-cert", "--out", folder.path().join("certs").to_str().unwrap()]).args).unwrap();
+        make_certs(&folder.path().join("certs"));
         std::fs::write(folder.path().join("secret"), format!("{SECRET}\n")).unwrap();
         let database_url = url.unwrap_or_else(|| format!("sqlite:{}", folder.path().join("data/chat.db").display()));
         Self { folder, database_url }
@@ -80,6 +80,11 @@ impl Ground {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// A new CA and new certificates, in the place of the old ones.
+    pub fn renew_certs(&self) {
+        make_certs(&self.path("certs"));
     }
 
     /// The flags of a server on this ground.
@@ -100,6 +105,13 @@ impl Ground {
             &path("secret"),
             "--sweep-interval",
             "200ms",
+            // Tests of limits set their own.
+            "--rate-limit-user-sends",
+            "0",
+            "--rate-limit-user-calls",
+            "0",
+            "--rate-limit-address",
+            "0",
         ]
         .map(str::to_owned)
         .to_vec()
@@ -110,6 +122,10 @@ impl Ground {
 struct GenCert {
     #[command(flatten)]
     args: certs::GenCertArgs,
+}
+
+fn make_certs(folder: &Path) {
+    certs::generate(&GenCert::parse_from(["gen-cert", "--force", "--out", folder.to_str().unwrap()]).args).unwrap();
 }
 
 /// A flag that comes again replaces the one before.
@@ -145,9 +161,21 @@ impl TestServer {
     }
 
     pub async fn start_on(ground: Arc<Ground>, more: &[&str]) -> Self {
-        let flags = ground.flags();
-        let args = Serve::parse_from(std::iter::once("serve").chain(flags.iter().map(String::as_str)).chain(more.iter().copied())).args;
-        let server = Server::build(Config::of(args).unwrap()).await.unwrap();
+        Self::start_with(ground, more, |_| {}).await
+    }
+
+    /// A server some of whose times are others than the usual ones. Flags in `more` take the place of the ground's.
+    pub async fn start_with(ground: Arc<Ground>, more: &[&str], adjust: impl FnOnce(&mut Times)) -> Self {
+        let mut flags = ground.flags();
+        for pair in more.chunks(2) {
+            if let Some(at) = flags.iter().position(|flag| flag == pair[0]) {
+                flags.drain(at..at + 2);
+            }
+        }
+        flags.extend(more.iter().map(|flag| (*flag).to_owned()));
+        let args = Serve::parse_from(std::iter::once("serve".to_owned()).chain(flags)).args;
+        let mut server = Server::build(Config::of(args).unwrap()).await.unwrap();
+        adjust(server.times());
         let (port, registry, stop) = (server.address().port(), server.registry(), CancellationToken::new());
         let running = tokio::spawn(server.run(stop.clone()));
         Self { ground, port, registry, stop, running: Some(running) }

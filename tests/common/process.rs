@@ -30,9 +30,9 @@ impl Process {
         let mut flags = ground.flags();
         flags[1] = format!("127.0.0.1:{port}");
         // Empty variables count as unset.
-        let empty = ["CHAT_AUTH_PUBLIC_KEY", "CHAT_AUTH_ISSUER", "CHAT_AUTH_AUDIENCE"].map(|name| (name, ""));
+        let empty = ["CHAT_AUTH_PUBLIC_KEY", "CHAT_AUTH_ISSUER", "CHAT_AUTH_AUDIENCE", "CHAT_TLS_CLIENT_CA", "CHAT_TRUSTED_PROXIES"];
         let mut command = binary();
-        command.arg("serve").args(flags).args(more).env("NO_COLOR", "1").envs(empty).stdin(Stdio::null()).stderr(Stdio::piped());
+        command.arg("serve").args(flags).args(more).env("NO_COLOR", "1").envs(empty.map(|name| (name, ""))).stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let log = Arc::new(Mutex::new(Vec::new()));

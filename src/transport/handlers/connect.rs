@@ -9,6 +9,7 @@ use crate::converter::status::{self, Refused};
 use crate::model::Identity;
 use crate::pb::chat::v1 as pb;
 use crate::service::Error;
+use crate::transport::connection::Leaving;
 use crate::transport::session::Session;
 use crate::transport::session::outbox::{self, OutboxBody};
 use crate::transport::stream_task;
@@ -31,11 +32,16 @@ impl ChatApi {
     pub(super) fn connect(&self, request: Request<tonic::Streaming<pb::ConnectChatRequest>>) -> Answer<NoStream> {
         let (_, extensions, inbound) = request.into_parts();
         let identity = extensions.get::<Identity>().cloned().ok_or_else(|| status::refused(Refused::TokenMissing))?;
-        if self.options.draining.is_cancelled() {
+        let mut options = (*self.options).clone();
+        // The stream goes with its connection, which goes with the server at the latest.
+        if let Some(Leaving(leaving)) = extensions.get() {
+            options.draining = leaving.clone();
+        }
+        if options.draining.is_cancelled() {
             return Err(status::of_error(&Error::GoingAway));
         }
         let (outbox, body) = outbox::outbox();
-        let session = Session::new((*self.options).clone(), identity, inbound, outbox);
+        let session = Session::new(options, identity, inbound, outbox);
         if !stream_task::attach(session.run()) {
             return Err(status::refused(Refused::NeedsHttp2));
         }

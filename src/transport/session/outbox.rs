@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame};
+use tokio::time::Instant;
 use tonic::Status;
 
 use crate::converter::frames;
@@ -34,6 +35,8 @@ pub fn peak_bytes() -> usize {
 #[derive(Default)]
 struct Shared {
     waiting: BytesMut,
+    /// Since when something waits and nothing was taken.
+    waiting_since: Option<Instant>,
     /// Bytes put in and taken out so far.
     put: u64,
     out: u64,
@@ -45,6 +48,17 @@ struct Shared {
     ended: bool,
     body: Option<Waker>,
     session: Option<Waker>,
+}
+
+/// How full an outbox is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Level {
+    /// The session may take on more.
+    pub has_room: bool,
+    /// Settled sends that wait to be handed to the transport.
+    pub settled: usize,
+    /// Since when something waits and nothing was taken.
+    pub waiting_since: Option<Instant>,
 }
 
 /// The session's end.
@@ -81,6 +95,9 @@ impl Outbox {
         let before = shared.waiting.len();
         write(&mut shared.waiting);
         shared.put += (shared.waiting.len() - before) as u64;
+        if before == 0 && !shared.waiting.is_empty() {
+            shared.waiting_since = Some(Instant::now());
+        }
         PEAK_BYTES.fetch_max(shared.waiting.len(), Ordering::Relaxed);
         wake(shared.body.take());
     }
@@ -92,13 +109,9 @@ impl Outbox {
         wake(shared.body.take());
     }
 
-    pub fn has_room(&self) -> bool {
-        lock(&self.0).waiting.len() < HIGH_WATER_BYTES
-    }
-
-    /// Settled sends that wait to be handed to the transport.
-    pub fn settled_waiting(&self) -> usize {
-        lock(&self.0).settled.len()
+    pub fn level(&self) -> Level {
+        let shared = lock(&self.0);
+        Level { has_room: shared.waiting.len() < HIGH_WATER_BYTES, settled: shared.settled.len(), waiting_since: shared.waiting_since }
     }
 
     /// Waits until the body has taken something since the last call. Cancel safe.
@@ -132,6 +145,7 @@ impl Body for OutboxBody {
             while shared.settled.front().is_some_and(|end| *end <= shared.out) {
                 shared.settled.pop_front();
             }
+            shared.waiting_since = (!shared.waiting.is_empty()).then(Instant::now);
             shared.taken = true;
             wake(shared.session.take());
             return Poll::Ready(Some(Ok(Frame::data(piece.freeze()))));
@@ -183,13 +197,28 @@ mod tests {
         assert!(body.frame().await.is_none());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn waiting_is_counted_from_the_last_piece_that_was_taken() {
+        let (outbox, mut body) = outbox();
+        assert_eq!(outbox.level().waiting_since, None);
+        let began = Instant::now();
+        outbox.frame(&Bytes::from(vec![0; PIECE_BYTES_MAX]));
+        tokio::time::advance(std::time::Duration::from_secs(1)).await;
+        outbox.frame(&Bytes::from_static(b"more"));
+        assert_eq!(outbox.level().waiting_since, Some(began));
+        body.frame().await.unwrap().unwrap();
+        assert_eq!(outbox.level().waiting_since, Some(Instant::now()));
+        body.frame().await.unwrap().unwrap();
+        assert_eq!(outbox.level().waiting_since, None);
+    }
+
     #[tokio::test]
     async fn a_send_counts_until_its_settlement_was_taken() {
         let (outbox, mut body) = outbox();
         outbox.settle(frames::going_away(std::time::Duration::ZERO));
-        assert_eq!(outbox.settled_waiting(), 1);
+        assert_eq!(outbox.level().settled, 1);
         body.frame().await.unwrap().unwrap();
         outbox.taken().await;
-        assert_eq!(outbox.settled_waiting(), 0);
+        assert_eq!(outbox.level().settled, 0);
     }
 }

@@ -24,6 +24,7 @@ use crate::model::{ChatId, Clock, Identity, Page, Timestamp, limits};
 use crate::pb::chat::v1 as pb;
 use crate::pb::chat::v1::connect_chat_request::Frame;
 use crate::pb::chat::v1::connect_chat_response::Event;
+use crate::ratelimiter::{Check, RateLimiter, RetryAfter};
 use crate::service::append::Settled;
 use crate::service::{ChatService, Error, Joined, SendMessage};
 
@@ -44,7 +45,10 @@ pub struct SessionOptions {
     pub service: Arc<ChatService>,
     pub verifier: Arc<Verifier>,
     pub clock: Arc<dyn Clock>,
-    /// Cancelled when the server begins to stop.
+    pub limiter: Arc<dyn RateLimiter>,
+    /// How long something may wait for a client that takes nothing; `None`: as long as it likes.
+    pub send_due: Option<Duration>,
+    /// Cancelled when the stream's connection, or the whole server, begins to stop.
     pub draining: CancellationToken,
 }
 
@@ -80,6 +84,7 @@ enum Input {
     /// Of the subscription with this key.
     Page(u64, Result<Page, Error>),
     Taken,
+    SendStalled,
     Frame(Option<Result<pb::ConnectChatRequest, Status>>),
     Delivery(usize, Result<Arc<Delivery>, BroadcastStreamRecvError>),
 }
@@ -114,6 +119,8 @@ pub struct Session<S> {
     expiry: Pin<Box<Sleep>>,
     /// Until the first valid frame.
     first_frame_due: Option<Pin<Box<Sleep>>>,
+    /// Looks after what waits: no earlier than it may be overdue, so it is seldom set.
+    stall: Pin<Box<Sleep>>,
     state: Inbound,
     follow: bool,
     draining: bool,
@@ -142,6 +149,7 @@ where
             page: None,
             expiry,
             first_frame_due: Some(Box::pin(sleep(FIRST_FRAME_DUE))),
+            stall: Box::pin(sleep(Duration::ZERO)),
             state: Inbound::Open,
             follow: false,
             draining: false,
@@ -161,14 +169,20 @@ where
         };
         self.chats.clear();
         self.outbox.end(status);
+        if self.stalled() {
+            let user_id = self.identity.user_id.as_str();
+            tracing::info!(user_id, reason = "SEND_STALLED", "a stream is reset: its client took nothing for too long");
+            return;
+        }
         // As long as the client reads it gets the rest.
         while timeout(LINGER, self.outbox.taken()).await.is_ok() {}
     }
 
     /// Waits for whatever comes first. What must happen whether or not the client reads stands first and asks for no room.
     async fn next(&mut self) -> Input {
-        let room = self.outbox.has_room();
-        let window = self.unsettled + self.outbox.settled_waiting() < limits::UNSETTLED_SENDS_PER_STREAM;
+        let level = self.outbox.level();
+        let room = level.has_room;
+        let window = self.unsettled + level.settled < limits::UNSETTLED_SENDS_PER_STREAM;
         let read_frames = room && window && self.state == Inbound::Open && self.task.is_none();
         let chats = &mut self.chats;
         let turn = self.turn;
@@ -177,6 +191,7 @@ where
             () = self.options.draining.cancelled(), if !self.draining => Input::Draining,
             () = self.expiry.as_mut() => Input::TokenExpired,
             () = optional(&mut self.first_frame_due), if self.first_frame_due.is_some() => Input::FirstFrameLate,
+            () = self.stall.as_mut(), if level.waiting_since.is_some() && self.options.send_due.is_some() => Input::SendStalled,
             evictions = self.mailbox.take() => Input::Evicted(evictions),
             Some(settled) = self.settled.recv(), if room => Input::Settled(settled),
             // Whether or not there is room: a read that isn't polled would keep its connection from everyone else.
@@ -208,6 +223,7 @@ where
                 self.page(key, page)?;
             }
             Input::Taken => {}
+            Input::SendStalled => self.look_after_stall()?,
             Input::Frame(None) => self.state = Inbound::Closed,
             Input::Frame(Some(Ok(request))) => self.frame(request),
             Input::Frame(Some(Err(error))) => return Err(broken(error)),
@@ -228,7 +244,7 @@ where
         if self.state == Inbound::Finishing && self.task.is_none() && self.chats.iter().all(|chat| chat.cursor.is_done()) {
             return Some(Status::ok(""));
         }
-        if self.page.is_none() && self.outbox.has_room() {
+        if self.page.is_none() && self.outbox.level().has_room {
             let (before, after) = self.chats.split_at(self.turn.min(self.chats.len()));
             let behind = after.iter().chain(before).find(|chat| chat.cursor.is_behind());
             let behind = behind.map(|chat| (chat.id, chat.subscription.key(), chat.cursor.delivered()));
@@ -243,7 +259,8 @@ where
     fn frame(&mut self, request: pb::ConnectChatRequest) {
         let violations = validate::violations(&request);
         let valid = violations.is_empty() && request.frame.is_some();
-        let refusal = (!violations.is_empty()).then(|| status::invalid(&violations));
+        // Counted whether or not it is valid.
+        let refusal = self.over_limit(&request).or_else(|| (!violations.is_empty()).then(|| status::invalid(&violations)));
         match request.frame {
             None => self.reject(pb::FrameKind::Unspecified, String::new(), String::new(), &status::refused(Refused::UnknownFrame)),
             Some(Frame::Join(join)) => self.join(join, refusal),
@@ -254,6 +271,33 @@ where
         if valid {
             self.first_frame_due = None;
         }
+    }
+
+    /// Sends count like the call SendMessage, all other frames like other calls.
+    fn over_limit(&self, request: &pb::ConnectChatRequest) -> Option<Status> {
+        let user = &self.identity.user_id;
+        let check = match request.frame {
+            Some(Frame::Send(_)) => Check::Send(user),
+            Some(Frame::Join(_) | Frame::Leave(_) | Frame::RefreshToken(_)) | None => Check::Call(user),
+        };
+        let RetryAfter(wait) = self.options.limiter.check(check).err()?;
+        Some(status::refused(Refused::RateLimited(wait)))
+    }
+
+    /// Whether something waits for the client, and it took nothing for too long.
+    fn stalled(&self) -> bool {
+        let (waiting_since, due) = (self.outbox.level().waiting_since, self.options.send_due);
+        waiting_since.zip(due).is_some_and(|(since, due)| since.elapsed() >= due)
+    }
+
+    fn look_after_stall(&mut self) -> Result<(), Status> {
+        if self.stalled() {
+            return Err(status::refused(Refused::SendStalled));
+        }
+        if let Some((since, due)) = self.outbox.level().waiting_since.zip(self.options.send_due) {
+            self.stall.as_mut().reset(since + due);
+        }
+        Ok(())
     }
 
     fn join(&mut self, join: pb::JoinFrame, refusal: Option<Status>) {

@@ -1,0 +1,165 @@
+//! A connection's life: the handshake, its requests, and its end: by its client, by a limit, or by the server's stop.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use rand::Rng;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use super::frames::{FrameGuard, Protocol, Spoken};
+use super::limits::ConnectionLimits;
+use super::stall::StallGuard;
+use super::stream_task::{Activity, StreamExecutor};
+use crate::interceptor::HttpService;
+use crate::interceptor::address::Peer;
+
+/// In every request's extensions: cancelled when the request's connection, or the whole server, takes its leave. Streams end then, with a reason.
+#[derive(Clone, Debug)]
+pub struct Leaving(pub CancellationToken);
+
+/// Serves a connection to its end. When `draining` is cancelled it takes no new requests and ends with its last one.
+pub async fn serve(
+    stream: TcpStream,
+    peer: IpAddr,
+    tls: Option<Arc<ServerConfig>>,
+    service: impl HttpService,
+    limits: &ConnectionLimits,
+    draining: &CancellationToken,
+) {
+    // Small frames go out at once.
+    drop(stream.set_nodelay(true));
+    let stream = StallGuard::new(stream, limits.send_due);
+    // Also cancelled with its parent.
+    let leaving = draining.child_token();
+    match tls {
+        None => http(stream, peer, service, limits, leaving, draining).await,
+        Some(config) => match timeout(limits.handshake_due, TlsAcceptor::from(config).accept(stream)).await {
+            Ok(Ok(stream)) => http(stream, peer, service, limits, leaving, draining).await,
+            Ok(Err(error)) => tracing::debug!(error = %error, "a TLS handshake failed"),
+            Err(_) => tracing::debug!("a TLS handshake took too long"),
+        },
+    }
+}
+
+/// Why a connection is told to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reason {
+    Stop,
+    Idle,
+    Age,
+}
+
+async fn http<I>(
+    io: I,
+    peer: IpAddr,
+    service: impl HttpService,
+    limits: &ConnectionLimits,
+    leaving: CancellationToken,
+    draining: &CancellationToken,
+) where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (io, spoken) = FrameGuard::new(io, limits.control_frames_per_second_max);
+    let activity = Activity::new();
+    let builder = builder(limits, &activity);
+    let told = leaving.clone();
+    let service = TowerToHyperService::new(service.map_request(move |mut request: http::Request<Incoming>| {
+        request.extensions_mut().insert(Peer(peer));
+        request.extensions_mut().insert(Leaving(told.clone()));
+        request.map(Body::new)
+    }));
+    let mut connection = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(io), service));
+    let reason = tokio::select! {
+        biased;
+        ended = connection.as_mut() => return ended_by_itself(ended),
+        () = draining.cancelled() => Reason::Stop,
+        () = silent(limits.handshake_due, &spoken) => {
+            tracing::debug!("a connection said nothing");
+            return;
+        }
+        () = idle(limits.idle_due, &activity, &spoken) => Reason::Idle,
+        () = aged(limits.age_max) => Reason::Age,
+    };
+    tracing::debug!(?reason, "a connection is drained");
+    leaving.cancel();
+    connection.as_mut().graceful_shutdown();
+    if reason == Reason::Stop {
+        // The server's stop has a time of its own.
+        return ended_by_itself(connection.await);
+    }
+    match timeout(limits.drain_due, connection).await {
+        Ok(ended) => ended_by_itself(ended),
+        Err(_) => tracing::debug!(?reason, "a connection was drained for too long, and is cut"),
+    }
+}
+
+fn ended_by_itself(ended: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
+    if let Err(error) = ended {
+        tracing::debug!(error = %error, "a connection ended with an error");
+    }
+}
+
+fn builder(limits: &ConnectionLimits, activity: &Activity) -> Builder<StreamExecutor> {
+    let mut builder = Builder::new(StreamExecutor::new(activity.clone()));
+    let streams_max = limits.streams_max;
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams((streams_max > 0).then_some(streams_max))
+        .max_header_list_size(limits.header_list_bytes_max)
+        .max_frame_size(limits.frame_bytes_max)
+        .max_send_buf_size(limits.send_buffer_bytes_max)
+        .initial_stream_window_size(limits.stream_window_bytes)
+        .initial_connection_window_size(limits.connection_window_bytes)
+        .max_pending_accept_reset_streams(limits.pending_resets_max)
+        .max_local_error_reset_streams(limits.local_resets_max)
+        .keep_alive_interval(limits.keep_alive_interval)
+        .keep_alive_timeout(limits.keep_alive_due);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        // From the end of one request to the end of the next one's header, so idle connections end by it as well.
+        .header_read_timeout(limits.handshake_due)
+        .max_buf_size(limits.http1_buffer_bytes_max);
+    builder
+}
+
+/// Returns when it is overdue for the client to say which protocol it speaks; never where it has said it.
+async fn silent(due: Duration, spoken: &Spoken) {
+    sleep(due).await;
+    if spoken.protocol() != Protocol::Unknown {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Returns when an HTTP/2 connection had no stream for `due`. HTTP/1 has its header's time-out.
+async fn idle(due: Duration, activity: &Activity, spoken: &Spoken) {
+    let mut look_at = Instant::now() + due;
+    loop {
+        tokio::time::sleep_until(look_at).await;
+        look_at = match activity.idle_since() {
+            Some(since) if since + due <= Instant::now() && spoken.protocol() == Protocol::Http2 => return,
+            Some(since) if since + due > Instant::now() => since + due,
+            _ => Instant::now() + due,
+        };
+    }
+}
+
+/// Returns at the connection's greatest age, give or take a tenth: connections that began together don't all come back together.
+async fn aged(age_max: Option<Duration>) {
+    let Some(age_max) = age_max else { return std::future::pending().await };
+    let age = age_max.mul_f64(rand::rng().random_range(0.9..1.1));
+    sleep(age).await;
+}
