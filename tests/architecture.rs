@@ -4,13 +4,14 @@ use std::fs;
 use std::path::Path;
 
 /// Each room, the rooms it may use, and the crates it must not.
-const ROOMS: [(&str, &[&str], &[&str]); 9] = [
+const ROOMS: [(&str, &[&str], &[&str]); 10] = [
     ("model", &[], &["tonic", "axum", "sqlx", "prost", "tokio"]),
     ("config", &["model"], &["tonic", "axum", "sqlx", "prost"]),
     ("repository", &["model"], &["tonic", "axum", "prost"]),
     ("broker", &["model"], &["tonic", "axum", "sqlx", "prost"]),
+    ("client", &["model", "pb"], &["axum", "sqlx"]),
     ("service", &["model", "repository", "broker"], &["tonic", "axum", "prost", "sqlx"]),
-    ("interceptor", &["model", "converter"], &["sqlx"]),
+    ("interceptor", &["model", "client", "converter"], &["sqlx"]),
     ("converter", &["model", "pb", "service"], &["axum", "sqlx"]),
     ("pb", &[], &["axum", "sqlx"]),
     ("transport", &["model", "broker", "service", "interceptor", "converter", "pb"], &["sqlx"]),

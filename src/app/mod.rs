@@ -4,6 +4,7 @@ mod admin;
 pub mod certs;
 pub mod connect;
 mod hints;
+mod identity;
 mod lifecycle;
 pub mod server;
 mod telemetry;

@@ -8,10 +8,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{admin, hints, lifecycle, telemetry};
+use super::{admin, hints, identity, lifecycle, telemetry};
 use crate::broker::{Broker, LocalBroker, Registry};
-use crate::config::{AuthKey, Config, ConfigError, DatabaseArgs, ServeArgs, Store, unless_empty};
-use crate::interceptor::token::{Demands, Key, Verifier};
+use crate::config::{AuthKey, Config, ConfigError, DatabaseArgs, ServeArgs, Store};
+use crate::interceptor::token::Verifier;
 use crate::model::{Clock, SystemClock};
 use crate::pb::chat::v1::chat_service_server::ChatServiceServer;
 use crate::repository::postgres::{self, PostgresOptions, PostgresStore};
@@ -42,8 +42,8 @@ pub enum StartError {
     Log(#[from] telemetry::LogError),
     #[error(transparent)]
     Tls(#[from] TlsError),
-    #[error("CHAT_AUTH_PUBLIC_KEY: {0} holds no RSA, P-256 or Ed25519 public key as PEM")]
-    PublicKey(std::path::PathBuf),
+    #[error(transparent)]
+    Identity(#[from] identity::IdentityError),
     #[error("DATABASE_URL: {0}")]
     Postgres(#[from] postgres::OpenError),
     #[error("DATABASE_URL: {0}")]
@@ -121,7 +121,7 @@ impl Server {
     pub async fn build(config: Config) -> Result<Self, StartError> {
         tls::install_provider();
         let args = &config.args;
-        let verifier = Arc::new(verifier(&config)?);
+        let verifier = Arc::new(identity::verifier(&config).await?);
         let tls = (!args.tls.insecure).then(|| tls::server_config(&args.tls.tls_cert, &args.tls.tls_key)).transpose()?;
         let public = listen("CHAT_LISTEN", args.listen).await?;
         let admin = listen("CHAT_ADMIN_LISTEN", args.admin_listen).await?;
@@ -218,20 +218,6 @@ impl Server {
         }
         tracing::info!("stopped");
     }
-}
-
-fn verifier(config: &Config) -> Result<Verifier, StartError> {
-    let auth = &config.args.auth;
-    let demands = Demands {
-        issuer: unless_empty(&auth.auth_issuer),
-        audience: unless_empty(&auth.auth_audience),
-        leeway_secs: auth.auth_leeway.as_secs(),
-    };
-    let (key, path) = match &config.key {
-        AuthKey::Secret(secret) => (Key::Secret(secret.clone()), None),
-        AuthKey::PublicPem { path, pem } => (Key::PublicPem(pem.clone()), Some(path)),
-    };
-    Verifier::new(&key, &demands).ok_or_else(|| StartError::PublicKey(path.cloned().unwrap_or_default()))
 }
 
 async fn listen(setting: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {

@@ -1,24 +1,32 @@
 //! The options, checked all at once: what holds a [`Config`] needn't check again.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::{AuthArgs, DatabaseArgs, ServeArgs, unless_empty};
-
-/// Development secrets begin with this, wherever they are copied to.
-const DEVELOPMENT_MARK: &[u8] = b"development-only-";
-/// Bytes of the shortest HS256 secret: the hash's own length.
-const SECRET_BYTES_MIN: usize = 32;
+use super::auth::{AuthKey, auth_key};
+use super::{DatabaseArgs, ServeArgs};
 
 /// What is wrong with an option, and the mend. One line each.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("DATABASE_URL is neither sqlite:PATH nor postgres://…; set it to one of them")]
     DatabaseUrl,
-    #[error("no auth setting; set exactly one of CHAT_AUTH_SECRET and CHAT_AUTH_PUBLIC_KEY (`make run` uses certs/dev.secret)")]
+    #[error(
+        "no auth setting; set exactly one of CHAT_AUTH_SECRET, CHAT_AUTH_PUBLIC_KEY, CHAT_AUTH_JWKS_URL and CHAT_AUTH_SERVICE_URL (`make run` uses certs/dev.secret)"
+    )]
     NoAuth,
-    #[error("CHAT_AUTH_SECRET and CHAT_AUTH_PUBLIC_KEY are both set; set exactly one")]
-    TwoAuths,
+    #[error("{0} are set; set exactly one of them")]
+    SeveralAuths(String),
+    #[error("{setting}: {why}; set it to an https address")]
+    AuthUrl { setting: &'static str, why: &'static str },
+    #[error(
+        "CHAT_AUTH_ISSUER and CHAT_AUTH_AUDIENCE would not be checked with CHAT_AUTH_SERVICE_URL: the service checks tokens itself; unset them"
+    )]
+    DemandsOfService,
+    #[error("CHAT_AUTH_ROLES_CLAIM is no claim's name and no path like realm_access.roles; correct it, or unset it to use `roles`")]
+    RolesClaim,
+    #[error("CHAT_AUTH_LEEWAY is more than 10m; set the clocks right, and it to some seconds")]
+    Leeway,
     #[error("{setting}: can't read {path}: {source}")]
     File { setting: &'static str, path: PathBuf, source: std::io::Error },
     #[error(
@@ -59,21 +67,6 @@ impl Store {
     }
 }
 
-/// What tokens are checked with.
-pub enum AuthKey {
-    Secret(Vec<u8>),
-    PublicPem { path: PathBuf, pem: Vec<u8> },
-}
-
-impl fmt::Debug for AuthKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Secret(_) => f.write_str("Secret([redacted])"),
-            Self::PublicPem { path, .. } => f.debug_tuple("PublicPem").field(path).finish(),
-        }
-    }
-}
-
 /// The options of `serve`, checked.
 pub struct Config {
     pub args: ServeArgs,
@@ -92,38 +85,6 @@ impl Config {
         }
         Ok(Self { args, store, key, development })
     }
-}
-
-fn auth_key(args: &AuthArgs) -> Result<(AuthKey, bool), ConfigError> {
-    match (unless_empty(&args.auth_secret), unless_empty(&args.auth_public_key)) {
-        (None, None) => Err(ConfigError::NoAuth),
-        (Some(_), Some(_)) => Err(ConfigError::TwoAuths),
-        (Some(path), None) => {
-            let secret = load_secret(&path)?;
-            if secret.len() < SECRET_BYTES_MIN {
-                return Err(ConfigError::ShortSecret { path });
-            }
-            let development = secret.starts_with(DEVELOPMENT_MARK);
-            Ok((AuthKey::Secret(secret), development))
-        }
-        (None, Some(path)) => {
-            let pem = read("CHAT_AUTH_PUBLIC_KEY", &path)?;
-            Ok((AuthKey::PublicPem { path, pem }, false))
-        }
-    }
-}
-
-/// The secret in a file: its bytes without the last newline.
-pub fn load_secret(path: &Path) -> Result<Vec<u8>, ConfigError> {
-    let mut secret = read("CHAT_AUTH_SECRET", path)?;
-    if secret.last() == Some(&b'\n') {
-        secret.pop();
-    }
-    Ok(secret)
-}
-
-fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, ConfigError> {
-    std::fs::read(path).map_err(|source| ConfigError::File { setting, path: path.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -147,6 +108,5 @@ mod tests {
     #[test]
     fn secrets_do_not_show_in_debug_output() {
         assert!(!format!("{:?}", store("postgres://u:hunter2@h/d").unwrap()).contains("hunter2"));
-        assert!(!format!("{:?}", AuthKey::Secret(b"hunter2".to_vec())).contains("104"));
     }
 }

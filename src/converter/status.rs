@@ -22,6 +22,11 @@ pub enum Refused {
     TokenMissing,
     TokenInvalid,
     TokenExpired,
+    /// The Auth Service says so.
+    AccessDenied,
+    /// Who vouches for tokens can't be asked.
+    AuthUnavailable,
+    AuthOverloaded,
     FirstFrameLate,
     StreamJoined,
     StreamNotJoined,
@@ -60,6 +65,9 @@ pub fn refused(refused: Refused) -> Status {
         Refused::TokenMissing => (Code::Unauthenticated, "TOKEN_MISSING", "send the metadata `authorization: Bearer <token>`"),
         Refused::TokenInvalid => (Code::Unauthenticated, "TOKEN_INVALID", "the token is not valid here"),
         Refused::TokenExpired => (Code::Unauthenticated, "TOKEN_EXPIRED", "the token has expired; get a new one"),
+        Refused::AccessDenied => (Code::PermissionDenied, "ACCESS_DENIED", "the token's bearer may not call this"),
+        Refused::AuthUnavailable => (Code::Unavailable, "AUTH_UNAVAILABLE", "the token can't be checked now"),
+        Refused::AuthOverloaded => (Code::ResourceExhausted, "AUTH_OVERLOADED", "too many tokens are being checked"),
         Refused::FirstFrameLate => (Code::DeadlineExceeded, "FIRST_FRAME_LATE", "no valid frame came within 10 seconds"),
         Refused::StreamJoined => (Code::AlreadyExists, "ALREADY_JOINED", "the stream has joined this chat already"),
         Refused::StreamNotJoined => (Code::NotFound, "NOT_JOINED", "the stream has not joined this chat"),
@@ -73,7 +81,8 @@ pub fn refused(refused: Refused) -> Status {
         Refused::Unhealable => (Code::DataLoss, "HOLE_IN_STORE", "the store lacks a message of the chat"),
         Refused::Panicked => (Code::Internal, "INTERNAL", "internal error"),
     };
-    status(code, message, reason, false)
+    let retry = matches!(refused, Refused::AuthUnavailable | Refused::AuthOverloaded);
+    status(code, message, reason, retry)
 }
 
 /// INVALID_ARGUMENT with the fields that break a rule.

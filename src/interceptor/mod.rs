@@ -2,7 +2,7 @@
 //!
 //! 1. [`panic`]: a panic anywhere below is answered as INTERNAL and takes nobody else along, so it stands first.
 //! 2. [`log`]: gives the request its ids and writes its line; before auth, so that refused calls are seen as well.
-//! 3. [`auth`]: verifies the token; nothing behind it runs for strangers.
+//! 3. [`auth`]: verifies the token, or has it verified; nothing behind it runs for strangers.
 
 pub mod auth;
 pub mod context;
