@@ -20,7 +20,7 @@ use common::*;
 use futures_util::StreamExt;
 use http_body_util::BodyExt;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status};
+use tonic::Code;
 use tonic_types::StatusExt;
 
 on_both_stores!(
@@ -38,10 +38,6 @@ on_both_stores!(
     a_client_that_vanishes_leaves_nothing_behind,
     a_stop_settles_what_is_in_flight,
 );
-
-fn reason(status: &Status) -> String {
-    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
-}
 
 fn rejected_code(rejected: &RejectedEvent) -> Code {
     Code::from_i32(rejected.status.as_ref().unwrap().code)

@@ -25,7 +25,8 @@ async fn serve(ground: &Ground, port: u16) -> (Child, u16) {
     let mut flags = ground.flags();
     flags[1] = format!("127.0.0.1:{port}");
     // Empty variables count as unset.
-    let empty = ["CHAT_AUTH_PUBLIC_KEY", "CHAT_AUTH_ISSUER", "CHAT_AUTH_AUDIENCE"].map(|name| (name, ""));
+    let empty = ["PUBLIC_KEY", "JWKS_URL", "SERVICE_URL", "CA", "ISSUER", "AUDIENCE", "ROLES_CLAIM"];
+    let empty = empty.map(|name| (format!("CHAT_AUTH_{name}"), ""));
     let mut child = binary().arg("serve").args(flags).env("NO_COLOR", "1").envs(empty).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let port = within(async {
@@ -149,13 +150,14 @@ async fn wrong_settings_end_the_start_with_one_line_that_names_the_setting() {
     let development = ground.path("development");
     std::fs::write(&development, format!("development-only-{}", "0".repeat(64))).unwrap();
     let (short, development) = (short.to_str().unwrap().to_owned(), development.to_str().unwrap().to_owned());
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 10] = [
         (&["--listen", &taken], "CHAT_LISTEN"),
         (&["--tls-key", "/nonexistent"], "CHAT_TLS_KEY"),
         (&["--tls-cert", "/nonexistent"], "CHAT_TLS_CERT"),
         (&["--database-url", "mysql://localhost/chat"], "DATABASE_URL"),
         (&["--database-url", "postgres://nobody@127.0.0.1:1/chat"], "DATABASE_URL"),
         (&["--auth-public-key", &short], "CHAT_AUTH_PUBLIC_KEY"),
+        (&["--auth-jwks-url", "https://localhost/keys"], "CHAT_AUTH_JWKS_URL"),
         (&["--auth-secret", &short], "CHAT_AUTH_SECRET"),
         (&["--auth-secret", "/nonexistent"], "CHAT_AUTH_SECRET"),
         (&["--auth-secret", &development, "--listen", "0.0.0.0:0"], "CHAT_LISTEN"),

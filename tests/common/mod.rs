@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chat_service::app::server::Server;
+use chat_service::app::server::{Server, StartError};
 use chat_service::app::{certs, token};
 use chat_service::broker::Registry;
 use chat_service::config::{Config, ServeArgs};
@@ -24,6 +24,7 @@ use tonic::metadata::MetadataValue;
 use tonic::service::Interceptor;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status, Streaming};
+use tonic_types::StatusExt;
 
 pub const SECRET: &str = "a secret of the tests, long enough for HS256";
 /// No test waits longer for anything: one that would is broken.
@@ -95,6 +96,14 @@ impl Ground {
         .map(str::to_owned)
         .to_vec()
     }
+
+    /// The same without its secret: something else vouches for tokens.
+    pub fn flags_without_secret(&self) -> Vec<String> {
+        let mut flags = self.flags();
+        let at = flags.iter().position(|flag| flag == "--auth-secret").unwrap();
+        flags.drain(at..at + 2);
+        flags
+    }
 }
 
 #[derive(Parser)]
@@ -135,11 +144,21 @@ impl TestServer {
 
     pub async fn start_on(ground: Arc<Ground>, more: &[&str]) -> Self {
         let flags = ground.flags();
+        Self::try_start(ground, &flags, more).await.unwrap()
+    }
+
+    /// Where something else than the ground's secret vouches for tokens.
+    pub async fn start_without_secret(ground: Arc<Ground>, more: &[&str]) -> Self {
+        let flags = ground.flags_without_secret();
+        Self::try_start(ground, &flags, more).await.unwrap()
+    }
+
+    pub async fn try_start(ground: Arc<Ground>, flags: &[String], more: &[&str]) -> Result<Self, StartError> {
         let args = Serve::parse_from(std::iter::once("serve").chain(flags.iter().map(String::as_str)).chain(more.iter().copied())).args;
-        let server = Server::build(Config::of(args).unwrap()).await.unwrap();
+        let server = Server::build(Config::of(args)?).await?;
         let (port, registry, stop) = (server.address().port(), server.registry(), CancellationToken::new());
         let running = tokio::spawn(server.run(stop.clone()));
-        Self { ground, port, registry, stop, running: Some(running) }
+        Ok(Self { ground, port, registry, stop, running: Some(running) })
     }
 
     pub fn begin_stop(&self) {
@@ -200,6 +219,11 @@ pub async fn client(ground: &Ground, port: u16, token: &str) -> Client {
 
 pub fn with_token(channel: Channel, token: &str) -> Client {
     ChatServiceClient::with_interceptor(channel, Bearer(format!("Bearer {token}").parse().unwrap()))
+}
+
+/// The stable reason that a status carries.
+pub fn reason(status: &Status) -> String {
+    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
 }
 
 /// A new chat's id.
