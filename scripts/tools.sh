@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Puts foreign tools, which only widen the checks, into .tools: grpcurl, a Python with grpcio, buf. What is there is kept.
-# Where one can't be had: with CI=true a failure, else a line that says what is skipped.
-# Usage: scripts/tools.sh grpcurl|python|buf|all …
+# Puts foreign tools, which only widen the checks, into .tools: grpcurl, a Python with grpcio and PyJWT, tokens by Go, jose for
+# Node.js, buf. What is there is kept. Where one can't be had: with CI=true a failure, else a line that says what is skipped.
+# Usage: scripts/tools.sh grpcurl|python|gotokens|jose|buf|all …
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .tools/bin
@@ -20,10 +20,27 @@ grpcurl() {
 }
 
 python() {
-  [ -f .tools/venv/ready ] && return
-  command -v python3 >/dev/null || { absent "the checks by a Python client" "Python 3"; return; }
-  { python3 -m venv .tools/venv && .tools/venv/bin/pip install -q grpcio==1.85.1 grpcio-tools==1.85.1 && touch .tools/venv/ready; } >&2 ||
-    absent "the checks by a Python client" "grpcio"
+  local packages="grpcio==1.85.1 grpcio-tools==1.85.1 pyjwt[crypto]==2.15.1"
+  [ "$(cat .tools/venv/ready 2>/dev/null)" = "$packages" ] && return
+  rm -f .tools/venv/ready
+  command -v python3 >/dev/null || { absent "the checks by Python" "Python 3"; return; }
+  # Unquoted: one word a package.
+  { python3 -m venv .tools/venv && .tools/venv/bin/pip install -q $packages && echo "$packages" >.tools/venv/ready; } >&2 ||
+    absent "the checks by Python" "grpcio and PyJWT"
+}
+
+gotokens() {
+  command -v go >/dev/null || { absent "tokens by Go" "Go"; return; }
+  # Go keeps what it has built, and knows whether it is current.
+  go build -C tests/foreign/gotokens -o "$PWD/.tools/bin/gotokens" . >&2 || { rm -f .tools/bin/gotokens; absent "tokens by Go" "golang-jwt"; }
+}
+
+jose() {
+  [ "$(cat .tools/npm/jose 2>/dev/null)" = 6.2.18 ] && return
+  rm -f .tools/npm/jose
+  command -v npm >/dev/null || { absent "tokens by Node.js" "Node.js"; return; }
+  { npm install --silent --no-audit --no-fund --prefix .tools/npm jose@6.2.18 && echo 6.2.18 >.tools/npm/jose; } >&2 ||
+    absent "tokens by Node.js" "jose"
 }
 
 buf() {
@@ -34,8 +51,8 @@ buf() {
 
 for tool in "$@"; do
   case "$tool" in
-    grpcurl | python | buf) "$tool" ;;
-    all) grpcurl; python; buf ;;
-    *) echo "tools.sh: there is no tool '$tool'; grpcurl, python, buf or all" >&2; exit 2 ;;
+    grpcurl | python | gotokens | jose | buf) "$tool" ;;
+    all) grpcurl; python; gotokens; jose; buf ;;
+    *) echo "tools.sh: there is no tool '$tool'; grpcurl, python, gotokens, jose, buf or all" >&2; exit 2 ;;
   esac
 done

@@ -8,9 +8,10 @@
 //! | [`config`] | options from flags and environment, validated at once | model |
 //! | [`repository`] | the storage contract; PostgreSQL and SQLite | model |
 //! | [`broker`] | from a committed message to this process's streams | model |
+//! | [`client`] | what this server asks of others: an identity provider's keys, the Auth Service | model, pb |
 //! | [`service`] | chats, membership, the append path, catch-up, the sweep | model and the traits above |
 //! | [`ratelimiter`] | how often a user or an address may do something | model |
-//! | [`interceptor`] | the tower layers every request passes | model, converter, ratelimiter |
+//! | [`interceptor`] | the tower layers every request passes | model, client, converter, ratelimiter |
 //! | [`converter`] | generated types ↔ model, validation, the one status mapping | model, pb, service |
 //! | [`pb`] | generated code | – |
 //! | [`transport`] | listener and TLS, handlers, the stream's session | service, converter, interceptor, ratelimiter |
@@ -25,6 +26,7 @@
 
 pub mod app;
 pub mod broker;
+pub mod client;
 pub mod config;
 pub mod converter;
 pub mod interceptor;

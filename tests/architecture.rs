@@ -4,14 +4,15 @@ use std::fs;
 use std::path::Path;
 
 /// Each room, the rooms it may use, and the crates it must not.
-const ROOMS: [(&str, &[&str], &[&str]); 10] = [
+const ROOMS: [(&str, &[&str], &[&str]); 11] = [
     ("model", &[], &["tonic", "axum", "sqlx", "prost", "tokio"]),
     ("config", &["model"], &["tonic", "axum", "sqlx", "prost"]),
     ("repository", &["model"], &["tonic", "axum", "prost"]),
     ("broker", &["model"], &["tonic", "axum", "sqlx", "prost"]),
+    ("client", &["model", "pb"], &["axum", "sqlx"]),
     ("service", &["model", "repository", "broker"], &["tonic", "axum", "prost", "sqlx"]),
     ("ratelimiter", &["model"], &["tonic", "axum", "sqlx", "prost"]),
-    ("interceptor", &["model", "converter", "ratelimiter"], &["sqlx"]),
+    ("interceptor", &["model", "client", "converter", "ratelimiter"], &["sqlx"]),
     ("converter", &["model", "pb", "service"], &["axum", "sqlx"]),
     ("pb", &[], &["axum", "sqlx"]),
     ("transport", &["model", "broker", "service", "interceptor", "converter", "pb", "ratelimiter"], &["sqlx"]),

@@ -121,7 +121,7 @@ async fn wrong_settings_end_the_start_with_one_line_that_names_the_setting() {
     let development = ground.path("development");
     std::fs::write(&development, format!("development-only-{}", "0".repeat(64))).unwrap();
     let (short, development) = (short.to_str().unwrap().to_owned(), development.to_str().unwrap().to_owned());
-    let cases: [(&[&str], &str); 12] = [
+    let cases: [(&[&str], &str); 13] = [
         (&["--listen", &taken], "CHAT_LISTEN"),
         (&["--tls-key", "/nonexistent"], "CHAT_TLS_KEY"),
         (&["--tls-cert", "/nonexistent"], "CHAT_TLS_CERT"),
@@ -131,6 +131,7 @@ async fn wrong_settings_end_the_start_with_one_line_that_names_the_setting() {
         (&["--database-url", "mysql://localhost/chat"], "DATABASE_URL"),
         (&["--database-url", "postgres://nobody@127.0.0.1:1/chat"], "DATABASE_URL"),
         (&["--auth-public-key", &short], "CHAT_AUTH_PUBLIC_KEY"),
+        (&["--auth-jwks-url", "https://localhost/keys"], "CHAT_AUTH_JWKS_URL"),
         (&["--auth-secret", &short], "CHAT_AUTH_SECRET"),
         (&["--auth-secret", "/nonexistent"], "CHAT_AUTH_SECRET"),
         (&["--auth-secret", &development, "--listen", "0.0.0.0:0"], "CHAT_LISTEN"),

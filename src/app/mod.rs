@@ -6,6 +6,7 @@ pub mod check;
 pub mod connect;
 mod dial;
 mod hints;
+mod identity;
 mod lifecycle;
 pub mod server;
 mod telemetry;
@@ -30,7 +31,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve (the default)
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Bring the database's schema up to date
     Migrate(DatabaseArgs),
     /// Print a token, signed with the development secret or the one in CHAT_AUTH_SECRET
@@ -49,8 +50,8 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     crate::transport::tls::install_provider();
-    let done = match cli.command.unwrap_or(Command::Serve(cli.serve)) {
-        Command::Serve(args) => runtime(server::run(args)).map_err(|error| error.to_string()),
+    let done = match cli.command.unwrap_or_else(|| Command::Serve(Box::new(cli.serve))) {
+        Command::Serve(args) => runtime(server::run(*args)).map_err(|error| error.to_string()),
         Command::Migrate(args) => runtime(server::migrate(args)).map_err(|error| error.to_string()),
         Command::Token(args) => token::mint(&args).map(|token| println!("{token}")).map_err(|error| error.to_string()),
         Command::GenCert(args) => certs::generate(&args).map_err(|error| error.to_string()),

@@ -8,10 +8,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{admin, hints, lifecycle, telemetry};
+use super::{admin, hints, identity, lifecycle, telemetry};
 use crate::broker::{Broker, LocalBroker, Registry};
 use crate::config::{AuthKey, Config, ConfigError, DatabaseArgs, ServeArgs, Store, unless_empty};
-use crate::interceptor::token::{Demands, Key, Verifier};
+use crate::interceptor::token::Verifier;
 use crate::model::{Clock, Network, SystemClock};
 use crate::pb::chat::v1::chat_service_server::ChatServiceServer;
 use crate::ratelimiter::RateLimiter;
@@ -49,8 +49,8 @@ pub enum StartError {
     Log(#[from] telemetry::LogError),
     #[error(transparent)]
     Tls(#[from] TlsError),
-    #[error("CHAT_AUTH_PUBLIC_KEY: {0} holds no RSA, P-256 or Ed25519 public key as PEM")]
-    PublicKey(std::path::PathBuf),
+    #[error(transparent)]
+    Identity(#[from] identity::IdentityError),
     #[error("DATABASE_URL: {0}")]
     Postgres(#[from] postgres::OpenError),
     #[error("DATABASE_URL: {0}")]
@@ -162,7 +162,7 @@ impl Server {
     pub async fn build(config: Config) -> Result<Self, StartError> {
         tls::install_provider();
         let args = &config.args;
-        let verifier = Arc::new(verifier(&config)?);
+        let verifier = Arc::new(identity::verifier(&config).await?);
         let files =
             TlsFiles { cert: args.tls.tls_cert.clone(), key: args.tls.tls_key.clone(), client_ca: unless_empty(&args.tls.tls_client_ca) };
         let tls = (!args.tls.insecure).then(|| Certificates::load(files)).transpose()?;
@@ -293,20 +293,6 @@ impl Server {
         }
         tracing::info!("stopped");
     }
-}
-
-fn verifier(config: &Config) -> Result<Verifier, StartError> {
-    let auth = &config.args.auth;
-    let demands = Demands {
-        issuer: unless_empty(&auth.auth_issuer),
-        audience: unless_empty(&auth.auth_audience),
-        leeway_secs: auth.auth_leeway.as_secs(),
-    };
-    let (key, path) = match &config.key {
-        AuthKey::Secret(secret) => (Key::Secret(secret.expose().clone()), None),
-        AuthKey::PublicPem { path, pem } => (Key::PublicPem(pem.clone()), Some(path)),
-    };
-    Verifier::new(&key, &demands).ok_or_else(|| StartError::PublicKey(path.cloned().unwrap_or_default()))
 }
 
 async fn listen(setting: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {

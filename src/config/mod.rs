@@ -1,5 +1,6 @@
 //! Options from flags and environment: one struct makes `--help`, the flags and the variables.
 
+mod auth;
 pub mod duration;
 pub mod rate;
 mod validated;
@@ -11,7 +12,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-pub use validated::{AuthKey, Config, ConfigError, Store, load_secret};
+pub use auth::{AuthKey, load_secret, roles_claim};
+pub use validated::{Config, ConfigError, Store};
 
 use crate::model::Secret;
 use duration::parse_duration;
@@ -79,22 +81,34 @@ pub struct TlsArgs {
     pub insecure: bool,
 }
 
-/// Exactly one of the first two.
+/// Exactly one of the first four.
 #[derive(Args, Clone, Debug)]
 pub struct AuthArgs {
     /// File with the secret that signs tokens by HS256 (its bytes without the last newline)
     // Its value isn't shown in `--help`: some put the secret itself there.
     #[arg(long, env = "CHAT_AUTH_SECRET", value_parser = any_path, hide_env_values = true)]
     pub auth_secret: Option<PathBuf>,
-    /// PEM file with the public key of tokens signed by RS256, ES256 or EdDSA
+    /// PEM file with the public key of tokens: RSA for RS256 and PS256, P-256 for ES256, Ed25519 for EdDSA
     #[arg(long, env = "CHAT_AUTH_PUBLIC_KEY", value_parser = any_path)]
     pub auth_public_key: Option<PathBuf>,
+    /// Address of an identity provider's JSON Web Key Set: https, or http on loopback
+    #[arg(long, env = "CHAT_AUTH_JWKS_URL", hide_env_values = true)]
+    pub auth_jwks_url: Option<String>,
+    /// Address of an Auth Service (proto/auth/v1): https, or http on loopback
+    #[arg(long, env = "CHAT_AUTH_SERVICE_URL", hide_env_values = true)]
+    pub auth_service_url: Option<String>,
+    /// PEM file with the CAs that are believed of those two addresses, instead of the system's
+    #[arg(long, env = "CHAT_AUTH_CA", value_parser = any_path)]
+    pub auth_ca: Option<PathBuf>,
     /// The `iss` that tokens must have
     #[arg(long, env = "CHAT_AUTH_ISSUER")]
     pub auth_issuer: Option<String>,
     /// The `aud` that tokens must have
     #[arg(long, env = "CHAT_AUTH_AUDIENCE")]
     pub auth_audience: Option<String>,
+    /// The claim with the roles: its name, or a path to it like `realm_access.roles`
+    #[arg(long, env = "CHAT_AUTH_ROLES_CLAIM", default_value = "roles")]
+    pub auth_roles_claim: String,
     /// How far the clocks of this server and of the tokens' signer may differ
     #[arg(long, env = "CHAT_AUTH_LEEWAY", default_value = "5s", value_parser = parse_duration)]
     pub auth_leeway: Duration,

@@ -1,28 +1,36 @@
 //! The options, checked all at once: what holds a [`Config`] needn't check again.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::{AuthArgs, DatabaseArgs, ServeArgs, unless_empty};
+use super::auth::{AuthKey, auth_key};
+use super::{DatabaseArgs, ServeArgs, unless_empty};
 use crate::model::Secret;
-
-/// Development secrets begin with this, wherever they are copied to.
-const DEVELOPMENT_MARK: &[u8] = b"development-only-";
-/// Bytes of the shortest HS256 secret: the hash's own length.
-const SECRET_BYTES_MIN: usize = 32;
 
 /// What is wrong with an option, and the mend. One line each.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("DATABASE_URL is neither sqlite:PATH nor postgres://…; set it to one of them")]
     DatabaseUrl,
-    #[error("no auth setting; set exactly one of CHAT_AUTH_SECRET and CHAT_AUTH_PUBLIC_KEY (`make run` uses certs/dev.secret)")]
+    #[error(
+        "no auth setting; set exactly one of CHAT_AUTH_SECRET, CHAT_AUTH_PUBLIC_KEY, CHAT_AUTH_JWKS_URL and CHAT_AUTH_SERVICE_URL (`make run` uses certs/dev.secret)"
+    )]
     NoAuth,
-    #[error("CHAT_AUTH_SECRET and CHAT_AUTH_PUBLIC_KEY are both set; set exactly one")]
-    TwoAuths,
     // Without what the setting holds: it may be the secret itself.
     #[error("CHAT_AUTH_SECRET: can't read the file that it names: {0}; set it to the path of a file that holds the secret")]
     SecretFile(std::io::Error),
+    #[error("{0} are set; set exactly one of them")]
+    SeveralAuths(String),
+    #[error("{setting}: {why}; set it to an https address")]
+    AuthUrl { setting: &'static str, why: &'static str },
+    #[error(
+        "CHAT_AUTH_ISSUER and CHAT_AUTH_AUDIENCE would not be checked with CHAT_AUTH_SERVICE_URL: the service checks tokens itself; unset them"
+    )]
+    DemandsOfService,
+    #[error("CHAT_AUTH_ROLES_CLAIM is no claim's name and no path like realm_access.roles; correct it, or unset it to use `roles`")]
+    RolesClaim,
+    #[error("CHAT_AUTH_LEEWAY is more than 10m; set the clocks right, and it to some seconds")]
+    Leeway,
     #[error("{setting}: can't read {path}: {source}")]
     File { setting: &'static str, path: PathBuf, source: std::io::Error },
     #[error(
@@ -65,13 +73,6 @@ impl Store {
     }
 }
 
-/// What tokens are checked with.
-#[derive(Debug)]
-pub enum AuthKey {
-    Secret(Secret<Vec<u8>>),
-    PublicPem { path: PathBuf, pem: Vec<u8> },
-}
-
 /// The options of `serve`, checked.
 pub struct Config {
     pub args: ServeArgs,
@@ -95,40 +96,10 @@ impl Config {
     }
 }
 
-fn auth_key(args: &AuthArgs) -> Result<(AuthKey, bool), ConfigError> {
-    match (unless_empty(&args.auth_secret), unless_empty(&args.auth_public_key)) {
-        (None, None) => Err(ConfigError::NoAuth),
-        (Some(_), Some(_)) => Err(ConfigError::TwoAuths),
-        (Some(path), None) => {
-            let secret = load_secret(&path)?;
-            if secret.expose().len() < SECRET_BYTES_MIN {
-                return Err(ConfigError::ShortSecret { path });
-            }
-            let development = secret.expose().starts_with(DEVELOPMENT_MARK);
-            Ok((AuthKey::Secret(secret), development))
-        }
-        (None, Some(path)) => {
-            let pem = read("CHAT_AUTH_PUBLIC_KEY", &path)?;
-            Ok((AuthKey::PublicPem { path, pem }, false))
-        }
-    }
-}
-
-/// The secret in a file: its bytes without the last newline.
-pub fn load_secret(path: &Path) -> Result<Secret<Vec<u8>>, ConfigError> {
-    let mut secret = std::fs::read(path).map_err(ConfigError::SecretFile)?;
-    if secret.last() == Some(&b'\n') {
-        secret.pop();
-    }
-    Ok(Secret::new(secret))
-}
-
-fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, ConfigError> {
-    std::fs::read(path).map_err(|source| ConfigError::File { setting, path: path.to_owned(), source })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn store(url: &str) -> Result<Store, ConfigError> {
@@ -149,14 +120,7 @@ mod tests {
     #[test]
     fn secrets_do_not_show_in_debug_output() {
         assert!(!format!("{:?}", store("postgres://u:hunter2@h/d").unwrap()).contains("hunter2"));
-        assert_eq!(format!("{:?}", AuthKey::Secret(Secret::new(b"hunter2".to_vec()))), "Secret([redacted])");
         let args = DatabaseArgs { database_url: "postgres://u:hunter2@h/d".to_owned().into(), migrate: true };
         assert!(!format!("{args:?}").contains("hunter2"));
-    }
-
-    #[test]
-    fn a_secret_that_stands_where_its_file_should_is_not_repeated() {
-        let error = load_secret(Path::new("hunter2")).unwrap_err().to_string();
-        assert!(error.contains("CHAT_AUTH_SECRET") && !error.contains("hunter2"), "{error}");
     }
 }

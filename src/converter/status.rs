@@ -22,6 +22,11 @@ pub enum Refused {
     TokenMissing,
     TokenInvalid,
     TokenExpired,
+    /// The Auth Service says so.
+    AccessDenied,
+    /// Who vouches for tokens can't be asked.
+    AuthUnavailable,
+    AuthOverloaded,
     FirstFrameLate,
     StreamJoined,
     StreamNotJoined,
@@ -64,6 +69,9 @@ pub fn refused(refused: Refused) -> Status {
         Refused::TokenMissing => (Code::Unauthenticated, "TOKEN_MISSING", "send the metadata `authorization: Bearer <token>`"),
         Refused::TokenInvalid => (Code::Unauthenticated, "TOKEN_INVALID", "the token is not valid here"),
         Refused::TokenExpired => (Code::Unauthenticated, "TOKEN_EXPIRED", "the token has expired; get a new one"),
+        Refused::AccessDenied => (Code::PermissionDenied, "ACCESS_DENIED", "the token's bearer may not call this"),
+        Refused::AuthUnavailable => (Code::Unavailable, "AUTH_UNAVAILABLE", "the token can't be checked now"),
+        Refused::AuthOverloaded => (Code::ResourceExhausted, "AUTH_OVERLOADED", "too many tokens are being checked"),
         Refused::FirstFrameLate => (Code::DeadlineExceeded, "FIRST_FRAME_LATE", "no valid frame came within 10 seconds"),
         Refused::StreamJoined => (Code::AlreadyExists, "ALREADY_JOINED", "the stream has joined this chat already"),
         Refused::StreamNotJoined => (Code::NotFound, "NOT_JOINED", "the stream has not joined this chat"),
@@ -80,7 +88,11 @@ pub fn refused(refused: Refused) -> Status {
         Refused::SendStalled => (Code::DeadlineExceeded, "SEND_STALLED", "the client took nothing for too long; read on another stream"),
         Refused::RequestLate => (Code::DeadlineExceeded, "REQUEST_LATE", "the request did not arrive, or was not done, in time"),
     };
-    let retry = if let Refused::RateLimited(wait) = refused { Some(wait) } else { None };
+    let retry = match refused {
+        Refused::RateLimited(wait) => Some(wait),
+        Refused::AuthUnavailable | Refused::AuthOverloaded => Some(RETRY_AFTER),
+        _ => None,
+    };
     status(code, message, reason, retry)
 }
 

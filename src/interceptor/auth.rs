@@ -10,7 +10,7 @@ use http::{Request, Response};
 use tower::Service;
 
 use super::context::RequestContext;
-use super::token::Verifier;
+use super::token::{Check, Verifier};
 use super::{Answer, HttpService};
 use crate::converter::status::{self, Refused};
 use crate::model::Identity;
@@ -34,27 +34,50 @@ impl<S: HttpService> Service<Request<Body>> for Auth<S> {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Answer {
-        if !OPEN.iter().any(|prefix| request.uri().path().starts_with(prefix)) {
-            match identify(&self.verifier, &request) {
-                Ok(identity) => {
-                    if let Some(context) = request.extensions().get::<Arc<RequestContext>>() {
-                        drop(context.user_id.set(identity.user_id.clone()));
+        if OPEN.iter().any(|prefix| request.uri().path().starts_with(prefix)) {
+            return Box::pin(self.inner.call(request));
+        }
+        match identify(&self.verifier, &request) {
+            Check::Done(Ok(identity)) => {
+                admit(&mut request, identity);
+                Box::pin(self.inner.call(request))
+            }
+            Check::Done(Err(refused)) => Box::pin(std::future::ready(Ok(status::refused(refused).into_http()))),
+            Check::Wait(check) => {
+                // The one that said it is ready is the one to be called.
+                let clone = self.inner.clone();
+                let mut inner = std::mem::replace(&mut self.inner, clone);
+                Box::pin(async move {
+                    match check.await {
+                        Ok(identity) => {
+                            admit(&mut request, identity);
+                            inner.call(request).await
+                        }
+                        Err(refused) => Ok(status::refused(refused).into_http()),
                     }
-                    request.extensions_mut().insert(identity);
-                }
-                Err(refused) => return Box::pin(std::future::ready(Ok(status::refused(refused).into_http()))),
+                })
             }
         }
-        Box::pin(self.inner.call(request))
     }
 }
 
-fn identify(verifier: &Verifier, request: &Request<Body>) -> Result<Identity, Refused> {
+fn admit(request: &mut Request<Body>, identity: Identity) {
+    if let Some(context) = request.extensions().get::<Arc<RequestContext>>() {
+        drop(context.user_id.set(identity.user_id.clone()));
+    }
+    request.extensions_mut().insert(identity);
+}
+
+fn identify(verifier: &Arc<Verifier>, request: &Request<Body>) -> Check {
+    match bearer(request) {
+        Ok(token) => verifier.check(token, request.uri().path()),
+        Err(refused) => Check::Done(Err(refused)),
+    }
+}
+
+fn bearer(request: &Request<Body>) -> Result<&str, Refused> {
     let header = request.headers().get(AUTHORIZATION).ok_or(Refused::TokenMissing)?;
     let header = header.to_str().map_err(|_| Refused::TokenInvalid)?;
     let (scheme, token) = header.split_once(' ').ok_or(Refused::TokenInvalid)?;
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(Refused::TokenMissing);
-    }
-    verifier.verify(token.trim())
+    if scheme.eq_ignore_ascii_case("bearer") { Ok(token.trim()) } else { Err(Refused::TokenMissing) }
 }

@@ -4,7 +4,7 @@
 //! 2. [`log`]: hides the request's credentials from whoever shows it, gives it its ids and writes its line; before auth, so that
 //!    refused calls are seen as well.
 //! 3. [`limit::AddressLimit`]: before auth, so that guessing tokens, and the work of verifying them, is limited too.
-//! 4. [`auth`]: verifies the token; nothing behind it runs for strangers.
+//! 4. [`auth`]: verifies the token, or has it verified; nothing behind it runs for strangers.
 //! 5. [`limit::UserLimit`]: behind auth, which says who the user is.
 //! 6. [`deadline`]: innermost: what was let in is answered in time.
 

@@ -1,185 +1,201 @@
-//! Verifies tokens: signed by the configured key with an algorithm of that key's kind, not expired, for this service.
+//! Verifies tokens: by a key of one's own, by the keys of an identity provider, or by asking the Auth Service.
+//!
+//! - [`claims`]: what a token must say, and what it says of its bearer.
+//! - [`cache`]: what was verified lately.
 
-use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
-use serde::Deserialize;
+mod cache;
+mod claims;
 
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jsonwebtoken::{Algorithm, decode_header};
+
+pub use claims::Demands;
+
+use crate::client::access::{AccessClient, AccessError};
+use crate::client::jwks::{Awaited, Jwks};
+use crate::client::keys::{KeySet, VerifyingKey};
 use crate::converter::status::Refused;
-use crate::model::{Identity, SystemRole, Timestamp, UserId, limits};
+use crate::model::{Clock, Identity, SystemClock, Timestamp};
+use cache::{Cache, Fingerprint, fingerprint};
+use claims::Rules;
 
 /// Bytes of the longest token that is looked at.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
+/// How long an answer of the Auth Service is used: what it takes away is gone within this.
+const ANSWER_KEPT_MAX: Duration = Duration::from_secs(60);
+/// Keys of one's own don't change.
+const OWN_GENERATION: u64 = 0;
 
 /// The key that tokens are signed with.
 pub enum Key {
     /// HS256: the secret's bytes.
     Secret(Vec<u8>),
-    /// RS256, ES256 or EdDSA: a public key as PEM; the key's kind decides the algorithm.
+    /// A public key as PEM, whose kind decides the algorithm: RSA for RS256 and PS256, P-256 for ES256, Ed25519 for EdDSA.
     PublicPem(Vec<u8>),
 }
 
-/// What else a token must say.
-#[derive(Clone, Debug, Default)]
-pub struct Demands {
-    pub issuer: Option<String>,
-    pub audience: Option<String>,
-    /// How far clocks may differ, in seconds.
-    pub leeway_secs: u64,
+/// Whose word counts.
+enum Authority {
+    Key(VerifyingKey),
+    KeySet(Jwks),
+    Service(Box<AccessClient>),
 }
 
 pub struct Verifier {
-    key: DecodingKey,
-    validation: Validation,
+    authority: Authority,
+    /// The Auth Service has its own.
+    rules: Rules,
+    cache: Cache,
+    clock: Arc<dyn Clock>,
 }
 
-#[derive(Deserialize)]
-struct Claims {
-    sub: String,
-    exp: f64,
-    #[serde(default)]
-    roles: Vec<String>,
+/// A verification: done, or one that waits for somebody else's answer.
+pub enum Check {
+    Done(Result<Identity, Refused>),
+    Wait(Pin<Box<dyn Future<Output = Result<Identity, Refused>> + Send>>),
+}
+
+impl Check {
+    /// What comes of it.
+    pub async fn settled(self) -> Result<Identity, Refused> {
+        match self {
+            Self::Done(result) => result,
+            Self::Wait(check) => check.await,
+        }
+    }
 }
 
 impl Verifier {
-    /// `None`: the PEM is no public key of a kind that is known.
+    /// By a key of one's own. `None`: the PEM is no public key of a kind that is known.
     pub fn new(key: &Key, demands: &Demands) -> Option<Self> {
-        let (key, algorithm) = match key {
-            Key::Secret(secret) => (DecodingKey::from_secret(secret), Algorithm::HS256),
-            Key::PublicPem(pem) => None
-                .or_else(|| DecodingKey::from_rsa_pem(pem).ok().map(|key| (key, Algorithm::RS256)))
-                .or_else(|| DecodingKey::from_ec_pem(pem).ok().map(|key| (key, Algorithm::ES256)))
-                .or_else(|| DecodingKey::from_ed_pem(pem).ok().map(|key| (key, Algorithm::EdDSA)))?,
+        let key = match key {
+            Key::Secret(secret) => VerifyingKey::of_secret(secret),
+            Key::PublicPem(pem) => VerifyingKey::of_pem(pem)?,
         };
-        // One algorithm: a token can't choose how it is checked.
-        let mut validation = Validation::new(algorithm);
-        validation.leeway = demands.leeway_secs;
-        validation.validate_nbf = true;
-        let mut required = vec!["sub", "exp"];
-        match &demands.issuer {
-            Some(issuer) => {
-                validation.set_issuer(&[issuer]);
-                required.push("iss");
-            }
-            None => validation.iss = None,
-        }
-        match &demands.audience {
-            Some(audience) => {
-                validation.set_audience(&[audience]);
-                required.push("aud");
-            }
-            None => validation.validate_aud = false,
-        }
-        validation.set_required_spec_claims(&required);
-        Some(Self { key, validation })
+        Some(Self::of(Authority::Key(key), demands))
     }
 
-    /// Who the token's bearer is.
-    pub fn verify(&self, token: &str) -> Result<Identity, Refused> {
-        if token.len() > TOKEN_BYTES_MAX {
-            return Err(Refused::TokenInvalid);
-        }
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation).map_err(|error| match error.kind() {
-            ErrorKind::ExpiredSignature => Refused::TokenExpired,
-            _ => Refused::TokenInvalid,
-        })?;
-        let Claims { sub, exp, roles } = claims.claims;
-        let length = sub.chars().take(limits::USER_ID_CHARS_MAX + 1).count();
-        if length == 0 || length > limits::USER_ID_CHARS_MAX || sub.contains('\0') || !exp.is_finite() {
-            return Err(Refused::TokenInvalid);
-        }
-        let expires_at = Timestamp::from_secs((exp as i64).saturating_add(self.validation.leeway as i64));
-        Ok(Identity { user_id: UserId::new(sub), role: SystemRole::from_claims(roles.iter().map(String::as_str)), expires_at })
+    /// By the keys of an identity provider.
+    pub fn by_key_set(keys: Jwks, demands: &Demands) -> Self {
+        Self::of(Authority::KeySet(keys), demands)
     }
+
+    /// By asking the Auth Service, which makes its own demands.
+    pub fn by_service(service: AccessClient) -> Self {
+        Self::of(Authority::Service(Box::new(service)), &Demands::default())
+    }
+
+    fn of(authority: Authority, demands: &Demands) -> Self {
+        Self { authority, rules: Rules::new(demands), cache: Cache::default(), clock: Arc::new(SystemClock) }
+    }
+
+    /// Who the token's bearer is, and whether it may call `endpoint`, a gRPC path. At once where that is known or can be computed.
+    pub fn check(self: &Arc<Self>, token: &str, endpoint: &str) -> Check {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Check::Done(Err(Refused::TokenInvalid));
+        }
+        match &self.authority {
+            Authority::Key(key) => Check::Done(self.by_own_key(token, key)),
+            Authority::KeySet(keys) => self.by_keys(token, keys),
+            Authority::Service(_) => self.by_answer(token, endpoint),
+        }
+    }
+
+    fn by_own_key(&self, token: &str, key: &VerifyingKey) -> Result<Identity, Refused> {
+        let (fingerprint, now) = (fingerprint(token, ""), self.clock.now());
+        if let Some(identity) = self.cache.get(&fingerprint, OWN_GENERATION, now) {
+            return Ok(identity);
+        }
+        let header = decode_header(token).map_err(|_| Refused::TokenInvalid)?;
+        let identity = self.rules.verify(token, &header, std::iter::once(key), now)?;
+        self.remember(fingerprint, &identity, OWN_GENERATION, identity.expires_at);
+        Ok(identity)
+    }
+
+    fn by_keys(self: &Arc<Self>, token: &str, keys: &Jwks) -> Check {
+        let Some(set) = keys.current() else { return Check::Done(Err(Refused::AuthUnavailable)) };
+        match self.by_set(token, &set) {
+            Verdict::Done(result) => Check::Done(result),
+            Verdict::UnknownKey(kid) => {
+                let (verifier, token) = (Arc::clone(self), token.to_owned());
+                Check::Wait(Box::pin(async move { verifier.by_new_key(&token, &kid).await }))
+            }
+        }
+    }
+
+    fn by_set(&self, token: &str, set: &KeySet) -> Verdict {
+        let (fingerprint, now, generation) = (fingerprint(token, ""), self.clock.now(), set.generation());
+        if let Some(identity) = self.cache.get(&fingerprint, generation, now) {
+            return Verdict::Done(Ok(identity));
+        }
+        let Ok(header) = decode_header(token) else { return Verdict::Done(Err(Refused::TokenInvalid)) };
+        let kid = header.kid.as_deref();
+        if let Some(kid) = kid
+            && !set.knows(kid)
+            && is_asymmetric(header.alg)
+        {
+            return Verdict::UnknownKey(kid.to_owned());
+        }
+        let result = self.rules.verify(token, &header, set.candidates(kid, header.alg), now);
+        if let Ok(identity) = &result {
+            self.remember(fingerprint, identity, generation, identity.expires_at);
+        }
+        Verdict::Done(result)
+    }
+
+    /// A token that names a key which isn't known: it may have been made since the last fetch.
+    async fn by_new_key(&self, token: &str, kid: &str) -> Result<Identity, Refused> {
+        let Authority::KeySet(keys) = &self.authority else { return Err(Refused::TokenInvalid) };
+        match keys.await_key(kid).await {
+            Awaited::Known(set) => match self.by_set(token, &set) {
+                Verdict::Done(result) => result,
+                Verdict::UnknownKey(_) => Err(Refused::TokenInvalid),
+            },
+            Awaited::Unknown => Err(Refused::TokenInvalid),
+            Awaited::Unavailable => Err(Refused::AuthUnavailable),
+        }
+    }
+
+    fn by_answer(self: &Arc<Self>, token: &str, endpoint: &str) -> Check {
+        let (fingerprint, now) = (fingerprint(token, endpoint), self.clock.now());
+        if let Some(identity) = self.cache.get(&fingerprint, OWN_GENERATION, now) {
+            return Check::Done(Ok(identity));
+        }
+        let (verifier, token, endpoint) = (Arc::clone(self), token.to_owned(), endpoint.to_owned());
+        Check::Wait(Box::pin(async move {
+            let Authority::Service(service) = &verifier.authority else { return Err(Refused::TokenInvalid) };
+            let identity = service.check(&token, &endpoint).await.map_err(|error| match error {
+                AccessError::Unauthenticated => Refused::TokenInvalid,
+                AccessError::Denied => Refused::AccessDenied,
+                AccessError::Overloaded => Refused::AuthOverloaded,
+                AccessError::Unavailable => Refused::AuthUnavailable,
+            })?;
+            // From before it was asked: the answer may have been on its way for long.
+            let until = identity.expires_at.min(now.saturating_add(ANSWER_KEPT_MAX));
+            verifier.remember(fingerprint, &identity, OWN_GENERATION, until);
+            Ok(identity)
+        }))
+    }
+
+    fn remember(&self, fingerprint: Fingerprint, identity: &Identity, generation: u64, until: Timestamp) {
+        self.cache.put(fingerprint, identity.clone(), generation, until);
+    }
+}
+
+/// What a key set says of a token.
+enum Verdict {
+    Done(Result<Identity, Refused>),
+    /// It names a key that isn't in the set.
+    UnknownKey(String),
+}
+
+/// Whether a key set can have a key for it: for other tokens nothing need be fetched.
+fn is_asymmetric(algorithm: Algorithm) -> bool {
+    matches!(algorithm, Algorithm::RS256 | Algorithm::PS256 | Algorithm::ES256 | Algorithm::EdDSA)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use jsonwebtoken::{EncodingKey, Header, encode};
-    use serde_json::json;
-
-    const SECRET: &[u8] = b"a secret of the tests, long enough";
-
-    fn verifier(demands: &Demands) -> Verifier {
-        Verifier::new(&Key::Secret(SECRET.to_vec()), demands).unwrap()
-    }
-
-    fn now() -> i64 {
-        chrono::Utc::now().timestamp()
-    }
-
-    fn token(algorithm: Algorithm, secret: &[u8], claims: &serde_json::Value) -> String {
-        encode(&Header::new(algorithm), claims, &EncodingKey::from_secret(secret)).unwrap()
-    }
-
-    #[test]
-    fn a_valid_token_gives_its_bearer() {
-        let exp = now() + 60;
-        let token = token(Algorithm::HS256, SECRET, &json!({"sub": "alice", "exp": exp, "roles": ["admin"]}));
-        let identity = verifier(&Demands { leeway_secs: 5, ..Demands::default() }).verify(&token).unwrap();
-        assert_eq!((identity.user_id.as_str(), identity.role), ("alice", SystemRole::Admin));
-        assert_eq!(identity.expires_at, Timestamp::from_secs(exp + 5));
-    }
-
-    #[test]
-    fn tokens_of_other_secrets_algorithms_and_times_are_refused() {
-        let verifier = verifier(&Demands::default());
-        let claims = json!({"sub": "alice", "exp": now() + 60});
-        assert_eq!(verifier.verify(&token(Algorithm::HS256, b"another", &claims)), Err(Refused::TokenInvalid));
-        assert_eq!(verifier.verify(&token(Algorithm::HS384, SECRET, &claims)), Err(Refused::TokenInvalid));
-        assert_eq!(verifier.verify("eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSIsImV4cCI6OTk5OTk5OTk5OX0."), Err(Refused::TokenInvalid));
-        let expired = json!({"sub": "alice", "exp": now() - 60});
-        assert_eq!(verifier.verify(&token(Algorithm::HS256, SECRET, &expired)), Err(Refused::TokenExpired));
-        for broken in [
-            json!({"exp": now() + 60}),
-            json!({"sub": "alice"}),
-            json!({"sub": "", "exp": now() + 60}),
-            json!({"sub": "a\0", "exp": now() + 60}),
-            json!({"sub": "x".repeat(129), "exp": now() + 60}),
-            json!({"sub": "alice", "exp": now() + 60, "nbf": now() + 30}),
-        ] {
-            assert_eq!(verifier.verify(&token(Algorithm::HS256, SECRET, &broken)), Err(Refused::TokenInvalid), "{broken}");
-        }
-    }
-
-    #[test]
-    fn issuer_and_audience_are_demanded_where_configured() {
-        let demands = Demands { issuer: Some("me".into()), audience: Some("chat".into()), leeway_secs: 0 };
-        let verifier = verifier(&demands);
-        let exp = now() + 60;
-        let check = |claims| verifier.verify(&token(Algorithm::HS256, SECRET, &claims)).is_ok();
-        assert!(check(json!({"sub": "a", "exp": exp, "iss": "me", "aud": "chat"})));
-        assert!(!check(json!({"sub": "a", "exp": exp})));
-        assert!(!check(json!({"sub": "a", "exp": exp, "iss": "me"})));
-        assert!(!check(json!({"sub": "a", "exp": exp, "iss": "you", "aud": "chat"})));
-    }
-
-    #[test]
-    fn public_keys_verify_their_own_algorithm_and_are_no_secrets() {
-        let rsa = rcgen::KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
-        let ec = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        let ed = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
-        type FromPem = fn(&[u8]) -> jsonwebtoken::errors::Result<EncodingKey>;
-        let kinds: [(rcgen::KeyPair, Algorithm, FromPem); 3] = [
-            (rsa, Algorithm::RS256, EncodingKey::from_rsa_pem),
-            (ec, Algorithm::ES256, EncodingKey::from_ec_pem),
-            (ed, Algorithm::EdDSA, EncodingKey::from_ed_pem),
-        ];
-        let claims = json!({"sub": "alice", "exp": now() + 60});
-        let verifiers = kinds.each_ref().map(|(pair, ..)| {
-            let pem = pair.public_key_pem();
-            (Verifier::new(&Key::PublicPem(pem.clone().into_bytes()), &Demands::default()).unwrap(), pem)
-        });
-        for (at, (pair, algorithm, from_pem)) in kinds.iter().enumerate() {
-            let token = encode(&Header::new(*algorithm), &claims, &from_pem(pair.serialize_pem().as_bytes()).unwrap()).unwrap();
-            for (other, (verifier, _)) in verifiers.iter().enumerate() {
-                assert_eq!(verifier.verify(&token).is_ok(), at == other, "{algorithm:?}");
-            }
-        }
-        for (verifier, pem) in &verifiers {
-            // The public key, known to everyone, used as an HMAC secret.
-            assert_eq!(verifier.verify(&token(Algorithm::HS256, pem.as_bytes(), &claims)), Err(Refused::TokenInvalid));
-        }
-        assert!(Verifier::new(&Key::PublicPem(b"no key".to_vec()), &Demands::default()).is_none());
-    }
-}
+mod tests;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::limits;
+
 /// A chat's id: UUIDv7, so ids of newer chats sort behind those of older ones.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChatId(Uuid);
@@ -53,6 +55,13 @@ pub struct UserId(Arc<str>);
 impl UserId {
     pub fn new(text: impl Into<Arc<str>>) -> Self {
         Self(text.into())
+    }
+
+    /// `None`: the text is no user's id. It is empty, too long, or has U+0000.
+    pub fn parse(text: &str) -> Option<Self> {
+        let length = text.chars().take(limits::USER_ID_CHARS_MAX + 1).count();
+        let fits = (1..=limits::USER_ID_CHARS_MAX).contains(&length) && !text.contains('\0');
+        fits.then(|| Self::new(text))
     }
 
     pub fn as_str(&self) -> &str {

@@ -20,6 +20,11 @@ impl Timestamp {
         self.0
     }
 
+    /// This much later; saturates at the end of the range.
+    pub fn saturating_add(self, later: Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(later.as_micros()).unwrap_or(i64::MAX)))
+    }
+
     /// How long from `now` until this; zero where it is past.
     pub fn saturating_since(self, now: Self) -> Duration {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(now.0)).unwrap_or(0))

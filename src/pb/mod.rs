@@ -8,5 +8,18 @@ pub mod chat {
     }
 }
 
-/// All descriptors, with custom options: what reflection serves.
+/// The Auth Service: this server calls it, others implement it.
+pub mod auth {
+    pub mod v1 {
+        tonic::include_proto!("auth.v1");
+
+        impl std::fmt::Debug for CheckRequest {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct("CheckRequest").field("token", &"[redacted]").field("endpoint", &self.endpoint).finish()
+            }
+        }
+    }
+}
+
+/// All descriptors of the API, with custom options: what reflection serves.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

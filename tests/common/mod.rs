@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chat_service::app::server::{Server, Times};
+use chat_service::app::server::{Server, StartError, Times};
 use chat_service::app::{certs, token};
 use chat_service::broker::Registry;
 use chat_service::config::{Config, ServeArgs};
@@ -116,6 +116,14 @@ impl Ground {
         .map(str::to_owned)
         .to_vec()
     }
+
+    /// The same without its secret: something else vouches for tokens.
+    pub fn flags_without_secret(&self) -> Vec<String> {
+        let mut flags = self.flags();
+        let at = flags.iter().position(|flag| flag == "--auth-secret").unwrap();
+        flags.drain(at..at + 2);
+        flags
+    }
 }
 
 #[derive(Parser)]
@@ -166,19 +174,32 @@ impl TestServer {
 
     /// A server some of whose times are others than the usual ones. Flags in `more` take the place of the ground's.
     pub async fn start_with(ground: Arc<Ground>, more: &[&str], adjust: impl FnOnce(&mut Times)) -> Self {
-        let mut flags = ground.flags();
-        for pair in more.chunks(2) {
-            if let Some(at) = flags.iter().position(|flag| flag == pair[0]) {
-                flags.drain(at..at + 2);
-            }
-        }
-        flags.extend(more.iter().map(|flag| (*flag).to_owned()));
-        let args = Serve::parse_from(std::iter::once("serve".to_owned()).chain(flags)).args;
-        let mut server = Server::build(Config::of(args).unwrap()).await.unwrap();
+        let flags = ground.flags();
+        Self::try_start_with(ground, &flags, more, adjust).await.unwrap()
+    }
+
+    /// Where something else than the ground's secret vouches for tokens.
+    pub async fn start_without_secret(ground: Arc<Ground>, more: &[&str]) -> Self {
+        let flags = ground.flags_without_secret();
+        Self::try_start(ground, &flags, more).await.unwrap()
+    }
+
+    pub async fn try_start(ground: Arc<Ground>, flags: &[String], more: &[&str]) -> Result<Self, StartError> {
+        Self::try_start_with(ground, flags, more, |_| {}).await
+    }
+
+    async fn try_start_with(
+        ground: Arc<Ground>,
+        flags: &[String],
+        more: &[&str],
+        adjust: impl FnOnce(&mut Times),
+    ) -> Result<Self, StartError> {
+        let args = Serve::parse_from(std::iter::once("serve").chain(flags.iter().map(String::as_str)).chain(more.iter().copied())).args;
+        let mut server = Server::build(Config::of(args)?).await?;
         adjust(server.times());
         let (port, registry, stop) = (server.address().port(), server.registry(), CancellationToken::new());
         let running = tokio::spawn(server.run(stop.clone()));
-        Self { ground, port, registry, stop, running: Some(running) }
+        Ok(Self { ground, port, registry, stop, running: Some(running) })
     }
 
     pub fn begin_stop(&self) {
@@ -239,6 +260,11 @@ pub async fn client(ground: &Ground, port: u16, token: &str) -> Client {
 
 pub fn with_token(channel: Channel, token: &str) -> Client {
     ChatServiceClient::with_interceptor(channel, Bearer(format!("Bearer {token}").parse().unwrap()))
+}
+
+/// The stable reason that a status carries.
+pub fn reason(status: &Status) -> String {
+    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
 }
 
 /// A new chat's id.
@@ -349,11 +375,6 @@ pub fn text_of(message: &Message) -> &str {
     match message.content.as_ref().unwrap() {
         message::Content::Text(text) => text,
     }
-}
-
-/// The stable reason in a status.
-pub fn reason(status: &Status) -> String {
-    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
 }
 
 /// Why a frame was rejected, as a call would be told.

@@ -30,9 +30,10 @@ impl Process {
         let mut flags = ground.flags();
         flags[1] = format!("127.0.0.1:{port}");
         // Empty variables count as unset.
-        let empty = ["CHAT_AUTH_PUBLIC_KEY", "CHAT_AUTH_ISSUER", "CHAT_AUTH_AUDIENCE", "CHAT_TLS_CLIENT_CA", "CHAT_TRUSTED_PROXIES"];
+        let empty = ["AUTH_PUBLIC_KEY", "AUTH_JWKS_URL", "AUTH_SERVICE_URL", "AUTH_CA", "AUTH_ISSUER", "AUTH_AUDIENCE", "AUTH_ROLES_CLAIM"];
+        let empty = empty.into_iter().chain(["TLS_CLIENT_CA", "TRUSTED_PROXIES"]).map(|name| (format!("CHAT_{name}"), ""));
         let mut command = binary();
-        command.arg("serve").args(flags).args(more).env("NO_COLOR", "1").envs(empty.map(|name| (name, ""))).stdin(Stdio::null()).stderr(Stdio::piped());
+        command.arg("serve").args(flags).args(more).env("NO_COLOR", "1").envs(empty).stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let log = Arc::new(Mutex::new(Vec::new()));

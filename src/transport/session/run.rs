@@ -19,12 +19,12 @@ use super::state::{Cursor, Verdict};
 use crate::broker::{Delivery, Eviction, Mailbox, Subscription};
 use crate::converter::status::{self, Refused};
 use crate::converter::{chat, frames, validate};
-use crate::interceptor::token::Verifier;
+use crate::interceptor::token::{Check, Verifier};
 use crate::model::{ChatId, Clock, Identity, Page, Timestamp, limits};
 use crate::pb::chat::v1 as pb;
 use crate::pb::chat::v1::connect_chat_request::Frame;
 use crate::pb::chat::v1::connect_chat_response::Event;
-use crate::ratelimiter::{Check, RateLimiter, RetryAfter};
+use crate::ratelimiter::{self, RateLimiter, RetryAfter};
 use crate::service::append::Settled;
 use crate::service::{ChatService, Error, Joined, SendMessage};
 
@@ -36,6 +36,8 @@ const LINGER: Duration = Duration::from_secs(5);
 const READ_TRIES: u32 = 12;
 const READ_PAUSE: Duration = Duration::from_millis(50);
 const READ_PAUSE_MAX: Duration = Duration::from_secs(3);
+/// What a new token of a stream is checked for: the method that the first one was.
+const ENDPOINT: &str = "/chat.v1.ChatService/ConnectChat";
 /// Clients that are told to go come back after a random time up to this.
 const RECONNECT_SPREAD: Duration = Duration::from_millis(500);
 
@@ -54,7 +56,7 @@ pub struct SessionOptions {
 
 type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// A read that the session waits for. While one that a frame asked for is under way, no further frame is read: frames act in
+/// What the session waits for. While something that a frame asked for is under way, no further frame is read: frames act in
 /// their order.
 enum Done {
     Joined {
@@ -62,6 +64,8 @@ enum Done {
         follow: bool,
         result: Result<Joined, Error>,
     },
+    /// A new token, whose check takes somebody else's answer.
+    Refreshed(Result<Identity, Refused>),
     /// Where the joined chats stand, after the client has closed its side.
     Positions(Vec<(ChatId, Result<i64, Error>)>),
 }
@@ -277,8 +281,8 @@ where
     fn over_limit(&self, request: &pb::ConnectChatRequest) -> Option<Status> {
         let user = &self.identity.user_id;
         let check = match request.frame {
-            Some(Frame::Send(_)) => Check::Send(user),
-            Some(Frame::Join(_) | Frame::Leave(_) | Frame::RefreshToken(_)) | None => Check::Call(user),
+            Some(Frame::Send(_)) => ratelimiter::Check::Send(user),
+            Some(Frame::Join(_) | Frame::Leave(_) | Frame::RefreshToken(_)) | None => ratelimiter::Check::Call(user),
         };
         let RetryAfter(wait) = self.options.limiter.check(check).err()?;
         Some(status::refused(Refused::RateLimited(wait)))
@@ -341,21 +345,30 @@ where
     }
 
     fn refresh(&mut self, refresh: &pb::RefreshTokenFrame, refusal: Option<Status>) {
-        let verified = refusal.map_or_else(|| self.options.verifier.verify(&refresh.token).map_err(status::refused), Err);
-        // Another role of the same kind counts from here on: for sends at once, and what is joined may be read with either. One of
-        // the other kind would leave chats joined by a right that is gone, or withhold what members lose: that takes a new stream.
+        if let Some(refusal) = refusal {
+            return self.reject(pb::FrameKind::RefreshToken, String::new(), String::new(), &refusal);
+        }
+        match self.options.verifier.check(&refresh.token, ENDPOINT) {
+            Check::Done(checked) => self.refreshed(checked),
+            Check::Wait(check) => self.task = Some(Box::pin(async move { Done::Refreshed(check.await) })),
+        }
+    }
+
+    /// Another role of the same kind counts from here on: for sends at once, and what is joined may be read with either. One of
+    /// the other kind would leave chats joined by a right that is gone, or withhold what members lose: that takes a new stream.
+    fn refreshed(&mut self, checked: Result<Identity, Refused>) {
         let same = |new: &Identity| new.user_id == self.identity.user_id && new.role.is_trusted() == self.identity.role.is_trusted();
-        match verified {
+        let refused = match checked {
             Ok(identity) if same(&identity) => {
                 self.expiry.as_mut().reset(deadline(self.options.clock.as_ref(), identity.expires_at));
                 self.outbox.event(frames::token_refreshed(identity.expires_at));
                 self.identity = identity;
+                return;
             }
-            Ok(_) => {
-                self.reject(pb::FrameKind::RefreshToken, String::new(), String::new(), &status::refused(Refused::TokenOfAnother));
-            }
-            Err(refusal) => self.reject(pb::FrameKind::RefreshToken, String::new(), String::new(), &refusal),
-        }
+            Ok(_) => Refused::TokenOfAnother,
+            Err(refused) => refused,
+        };
+        self.reject(pb::FrameKind::RefreshToken, String::new(), String::new(), &status::refused(refused));
     }
 
     fn settled(&mut self, settled: Settled) {
@@ -388,6 +401,7 @@ where
             Done::Joined { chat_id, result: Err(error), .. } => {
                 self.reject(pb::FrameKind::Join, chat_id.to_string(), String::new(), &status::of_error(&error));
             }
+            Done::Refreshed(checked) => self.refreshed(checked),
             Done::Positions(positions) => {
                 for (chat_id, position) in positions {
                     let Some(at) = self.find(chat_id) else { continue };

@@ -1,0 +1,14 @@
+//! What this server asks of others: the keys of an identity provider, and the Auth Service. Both over TLS, with deadlines and
+//! bounds, and neither ever lets somebody in that it could not ask about.
+//!
+//! - [`trust`]: which certificates are believed.
+//! - [`fetch`]: one GET over HTTPS.
+//! - [`keys`]: public keys that verify tokens, and which algorithm each is for.
+//! - [`jwks`]: a key set that is kept up to date.
+//! - [`access`]: the Auth Service.
+
+pub mod access;
+pub mod fetch;
+pub mod jwks;
+pub mod keys;
+pub mod trust;
