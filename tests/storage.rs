@@ -12,7 +12,7 @@ use chat_service::model::{
 use chat_service::repository::postgres::{self, PostgresOptions, PostgresStore};
 use chat_service::repository::sqlite::{self, SqliteOptions, SqliteStore};
 use chat_service::repository::{AppendLane, ChatRepository, CreateOutcome, MessageRepository, SchemaError, StoreError};
-use common::new_database;
+use common::{drop_database, new_database};
 use sqlx::Connection;
 
 /// A store with nothing in it.
@@ -30,13 +30,6 @@ async fn sqlite_fixture() -> Fixture {
     let path = folder.path().join("data/chat.db");
     let store = Arc::new(SqliteStore::open(&SqliteOptions { path: path.clone(), read_connections: 4 }, true).await.unwrap());
     Fixture { chats: store.clone(), messages: store, place: path.display().to_string(), folder: Some(folder) }
-}
-
-async fn drop_database(url: &str) {
-    let base = std::env::var("TEST_DATABASE_URL").unwrap();
-    let (_, name) = url.rsplit_once('/').unwrap();
-    let mut connection = sqlx::PgConnection::connect(&base).await.unwrap();
-    sqlx::query(sqlx::AssertSqlSafe(format!("DROP DATABASE {name} WITH (FORCE)"))).execute(&mut connection).await.unwrap();
 }
 
 fn postgres_options(url: &str) -> PostgresOptions {
