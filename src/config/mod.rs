@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-pub use validated::{AuthKey, Config, ConfigError, Store, load_secret};
+pub use validated::{AUTH_LEEWAY_MAX, AuthKey, Config, ConfigError, SWEEP_INTERVAL_MIN, Store, load_secret};
 
 use duration::parse_duration;
 
@@ -37,7 +37,7 @@ pub struct ServeArgs {
     pub auth: AuthArgs,
     #[command(flatten)]
     pub limits: LimitArgs,
-    /// How often streams are compared with what is committed
+    /// How often streams are compared with what is committed; at least 10ms
     #[arg(long, env = "CHAT_SWEEP_INTERVAL", default_value = "2s", value_parser = parse_duration)]
     pub sweep_interval: Duration,
     /// How long a stop may take before streams are cut
@@ -88,7 +88,7 @@ pub struct AuthArgs {
     /// The `aud` that tokens must have
     #[arg(long, env = "CHAT_AUTH_AUDIENCE")]
     pub auth_audience: Option<String>,
-    /// How far the clocks of this server and of the tokens' signer may differ
+    /// How far the clocks of this server and of the tokens' signer may differ; at most 1h
     #[arg(long, env = "CHAT_AUTH_LEEWAY", default_value = "5s", value_parser = parse_duration)]
     pub auth_leeway: Duration,
 }
@@ -98,7 +98,7 @@ pub struct LimitArgs {
     /// Connections at once; 0: no limit
     #[arg(long, env = "CHAT_MAX_CONNECTIONS", default_value_t = 20_000)]
     pub max_connections: usize,
-    /// HTTP/2 streams of one connection at once
+    /// HTTP/2 streams of one connection at once; 0: no limit
     #[arg(long, env = "CHAT_MAX_STREAMS_PER_CONNECTION", default_value_t = 128)]
     pub max_streams_per_connection: u32,
 }

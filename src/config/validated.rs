@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::{AuthArgs, DatabaseArgs, ServeArgs, unless_empty};
 
@@ -9,6 +10,11 @@ use super::{AuthArgs, DatabaseArgs, ServeArgs, unless_empty};
 const DEVELOPMENT_MARK: &[u8] = b"development-only-";
 /// Bytes of the shortest HS256 secret: the hash's own length.
 const SECRET_BYTES_MIN: usize = 32;
+
+/// The shortest interval of the sweep: a shorter one would do nothing but load the database.
+pub const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(10);
+/// The widest gap between clocks: with a wider one expired tokens would go on.
+pub const AUTH_LEEWAY_MAX: Duration = Duration::from_secs(3_600);
 
 /// What is wrong with an option, and the mend. One line each.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +31,10 @@ pub enum ConfigError {
         "CHAT_AUTH_SECRET: the secret in {path} is shorter than 32 bytes; make a longer one, for example with `openssl rand -base64 48`"
     )]
     ShortSecret { path: PathBuf },
+    #[error("CHAT_SWEEP_INTERVAL is {0:?}; set it to 10ms or more, for example 2s")]
+    ShortSweepInterval(Duration),
+    #[error("CHAT_AUTH_LEEWAY is {0:?}; set it to at most 1h, for example 5s")]
+    LongLeeway(Duration),
     #[error("CHAT_LISTEN is {0}, beyond loopback, and CHAT_AUTH_SECRET is a development secret; use a secret of your own")]
     DevelopmentBeyondLoopback(std::net::SocketAddr),
 }
@@ -86,6 +96,12 @@ pub struct Config {
 impl Config {
     pub fn of(args: ServeArgs) -> Result<Self, ConfigError> {
         let store = Store::of(&args.database)?;
+        if args.sweep_interval < SWEEP_INTERVAL_MIN {
+            return Err(ConfigError::ShortSweepInterval(args.sweep_interval));
+        }
+        if args.auth.auth_leeway > AUTH_LEEWAY_MAX {
+            return Err(ConfigError::LongLeeway(args.auth.auth_leeway));
+        }
         let (key, development) = auth_key(&args.auth)?;
         if development && !args.listen.ip().is_loopback() {
             return Err(ConfigError::DevelopmentBeyondLoopback(args.listen));

@@ -39,6 +39,7 @@ pub struct ListenerOptions {
     pub tls: Option<Arc<ServerConfig>>,
     /// 0: no limit.
     pub connections_max: usize,
+    /// 0: no limit.
     pub streams_per_connection_max: u32,
 }
 
@@ -52,7 +53,7 @@ pub async fn serve(
     cut: CancellationToken,
 ) {
     let builder = Arc::new(builder(&options));
-    let limit = if options.connections_max == 0 { Semaphore::MAX_PERMITS } else { options.connections_max };
+    let limit = if options.connections_max == 0 { Semaphore::MAX_PERMITS } else { options.connections_max.min(Semaphore::MAX_PERMITS) };
     let slots = Arc::new(Semaphore::new(limit));
     let connections = TaskTracker::new();
     let service = TowerToHyperService::new(service.map_request(|request: http::Request<Incoming>| request.map(Body::new)));
@@ -85,7 +86,7 @@ fn builder(options: &ListenerOptions) -> Builder<StreamExecutor> {
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(options.streams_per_connection_max)
+        .max_concurrent_streams(Some(options.streams_per_connection_max).filter(|max| *max > 0))
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
