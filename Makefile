@@ -38,6 +38,10 @@ generate-chat-api: ## Generate the API's code and validation (build.rs does it; 
 test: ## Run every test; finds or installs PostgreSQL and starts it
 	scripts/test.sh
 
+.PHONY: test-model
+test-model: ## Run the model-based tests and the fuzzing for longer: MODEL_CASES times as many cases, 50 by default
+	MODEL_CASES=$${MODEL_CASES:-50} scripts/with-services.sh cargo test --locked --test model --test fuzz
+
 .PHONY: test-coverage
 test-coverage: ## Coverage by cargo-tarpaulin, into target/tarpaulin
 	@command -v cargo-tarpaulin >/dev/null || { echo "cargo-tarpaulin is missing; cargo install cargo-tarpaulin" >&2; exit 1; }

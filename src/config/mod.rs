@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-pub use validated::{AUTH_LEEWAY_MAX, AuthKey, Config, ConfigError, SWEEP_INTERVAL_MIN, Store, load_secret};
+pub use validated::{AuthKey, Config, ConfigError, Store, load_secret};
 
 use duration::parse_duration;
 

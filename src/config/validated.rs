@@ -12,9 +12,9 @@ const DEVELOPMENT_MARK: &[u8] = b"development-only-";
 const SECRET_BYTES_MIN: usize = 32;
 
 /// The shortest interval of the sweep: a shorter one would do nothing but load the database.
-pub const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(10);
+const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// The widest gap between clocks: with a wider one expired tokens would go on.
-pub const AUTH_LEEWAY_MAX: Duration = Duration::from_secs(3_600);
+const AUTH_LEEWAY_MAX: Duration = Duration::from_secs(3_600);
 
 /// What is wrong with an option, and the mend. One line each.
 #[derive(Debug, thiserror::Error)]

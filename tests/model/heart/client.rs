@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use chat_service::model::{ChatId, Identity, SystemRole, Timestamp, UserId};
+use chat_service::model::ChatId;
 use chat_service::pb::chat::v1::connect_chat_request::Frame;
 use chat_service::pb::chat::v1::connect_chat_response::Event;
 use chat_service::pb::chat::v1::{
@@ -22,12 +22,12 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Code, Status};
 
-use super::{Story, World};
+use super::{Story, World, identity};
 use crate::check::{Checked, ensure, equal};
 use crate::wire::{Next, Reading};
 
 /// Virtual time: what takes longer never comes.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -60,24 +60,27 @@ pub struct Sent {
     pub acknowledged: Option<(i64, Option<prost_types::Timestamp>)>,
 }
 
-struct Connection {
+/// A stream, and its session.
+pub struct Connection {
     /// `None`: the client has closed its side.
     frames: Option<mpsc::UnboundedSender<Result<ConnectChatRequest, Status>>>,
-    reading: Reading,
+    pub reading: Reading,
     session: JoinHandle<()>,
     /// Sends on this stream that aren't answered, by index: how often.
     open: BTreeMap<usize, u32>,
 }
 
 impl Connection {
-    fn new(world: &World, name: &str) -> Self {
+    pub fn new(world: &World, name: &str) -> Self {
         let (frames, inbound) = mpsc::unbounded_channel();
         let (outbox, body) = outbox::outbox();
-        let expires_at = Timestamp::from_secs(i64::MAX / 4_000_000);
-        let identity = Identity { user_id: UserId::new(name), role: SystemRole::User, expires_at };
-        let session = Session::new(world.options.clone(), identity, UnboundedReceiverStream::new(inbound), outbox);
+        let session = Session::new(world.options.clone(), identity(name), UnboundedReceiverStream::new(inbound), outbox);
         let session = tokio::spawn(session.run());
         Self { frames: Some(frames), reading: Reading::new(body), session, open: BTreeMap::new() }
+    }
+
+    pub fn join(&self, chat_id: ChatId, after_sequence: Option<i64>) {
+        self.put(Frame::Join(JoinFrame { chat_id: chat_id.to_string(), after_sequence, follow: false }));
     }
 
     fn put(&self, frame: Frame) {
@@ -225,7 +228,7 @@ impl Client {
 
     fn join(&self, chat_id: ChatId) {
         let after_sequence = self.chats.get(&chat_id).and_then(Seen::last);
-        self.connection.put(Frame::Join(JoinFrame { chat_id: chat_id.to_string(), after_sequence, follow: false }));
+        self.connection.join(chat_id, after_sequence);
     }
 
     /// A new stream, behind what was seen, with what wasn't acknowledged.

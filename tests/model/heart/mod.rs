@@ -1,8 +1,10 @@
 //! Service, append path, registry, sweep and sessions together: whatever store, broker and clients do, each reader ends with
-//! 1, 2, 3, … each once and in order, equal to the store, and each acknowledged message is where its sender was told.
+//! 1, 2, 3, … each once and in order, equal to the store, and each acknowledged message is where its sender was told. One who
+//! is removed loses the chat.
 
 mod broker;
 mod client;
+mod guest;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,12 +14,13 @@ use std::time::Duration;
 use chat_service::broker::{Broker, Registry};
 use chat_service::converter::message;
 use chat_service::interceptor::token::{Demands, Key, Verifier};
-use chat_service::model::{ChatId, ChatRole, MemberChange, NewChat, SystemClock, Timestamp, UserId};
+use chat_service::model::{ChatId, ChatRole, Identity, MemberChange, NewChat, SystemClock, SystemRole, Timestamp, UserId};
 use chat_service::service::append::Appender;
 use chat_service::service::{ChatService, Parts, run_sweep};
 use chat_service::transport::session::SessionOptions;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::check::{self, Checked, Script, ensure, equal};
@@ -27,6 +30,8 @@ use broker::ChaosBroker;
 use client::{Client, Kind};
 
 const SWEEP_INTERVAL: Duration = Duration::from_millis(200);
+/// A member of every chat, who is removed from the first.
+const GUEST: &str = "guest";
 
 /// What the clients of a run share.
 pub struct World {
@@ -57,6 +62,12 @@ impl World {
     }
 }
 
+fn identity(name: &str) -> Identity {
+    // Far beyond any run.
+    let expires_at = Timestamp::from_secs(i64::MAX / 4_000_000);
+    Identity { user_id: UserId::new(name), role: SystemRole::User, expires_at }
+}
+
 /// What a reader has at the end.
 pub struct Story {
     name: String,
@@ -67,7 +78,7 @@ pub struct Story {
 fn chats(count: u64, names: &[String]) -> Model {
     let mut model = Model::default();
     for number in 0..count {
-        let members: Vec<UserId> = names[1..].iter().map(|name| UserId::new(name.as_str())).collect();
+        let members: Vec<UserId> = names[1..].iter().map(String::as_str).chain([GUEST]).map(UserId::new).collect();
         let created_at = Timestamp::from_micros(1);
         let owner = UserId::new(names[0].as_str());
         model.create(&NewChat { id: chat_id(number), title: "Tea".into(), created_by: owner, members, created_at, request: None });
@@ -129,10 +140,19 @@ async fn run(script: Script) -> Checked {
         let client = Client::new(name.clone(), kind, rng.random(), Arc::clone(&world));
         clients.push(tokio::spawn(client.live(script.steps)));
     }
+    let visit = tokio::spawn(guest::visit(Arc::clone(&world), GUEST, chat_id(0)));
+    let (service, wait) = (Arc::clone(&world.options.service), Duration::from_millis(rng.random_range(0..5_000)));
+    let owner = identity(&names[0]);
+    let removal = tokio::spawn(async move {
+        sleep(wait).await;
+        service.remove_member(&owner, chat_id(0), UserId::new(GUEST)).await
+    });
     let mut stories = Vec::new();
     for client in clients {
         stories.push(client.await.map_err(|error| format!("a client failed: {error}"))??);
     }
+    removal.await.map_err(|error| format!("the removal failed: {error}"))?.map_err(|error| format!("the removal failed: {error}"))?;
+    visit.await.map_err(|error| format!("the guest failed: {error}"))?.map_err(|why| format!("the guest: {why}"))?;
     stop.cancel();
     sweep.await.map_err(|error| format!("the sweep failed: {error}"))?;
     drop(world);
