@@ -201,7 +201,7 @@ async fn run(script: Script) -> Checked {
     let faults = if rng.random_bool(0.33) {
         Faults { pause_millis, ..Faults::NONE }
     } else {
-        let mut often = || rng.random_range(0.0..0.3);
+        let mut often = || rng.random_range(0.0..0.3_f64);
         Faults { reads: 0.0, answers_lost: often(), never_arrived: often(), busy: often(), pause_millis }
     };
     let lanes = rng.random_range(1..=3);

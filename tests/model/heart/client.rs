@@ -155,7 +155,7 @@ impl Client {
     }
 
     async fn step(&mut self) -> Checked {
-        match self.rng.random_range(0..100) {
+        match self.rng.random_range(0..100_u8) {
             0..40 => self.send_new(1),
             40..46 => {
                 let burst = self.rng.random_range(2..40);

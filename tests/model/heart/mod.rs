@@ -104,7 +104,7 @@ async fn run(script: Script) -> Checked {
     };
     let store = MemoryStore::new(chats(chat_count, &names), rng.random(), faults);
     let registry = Registry::new();
-    let drops = [0.0, 0.15, 0.5, 1.0][rng.random_range(0..4)];
+    let drops = [0.0, 0.15, 0.5, 1.0][rng.random_range(0..4_usize)];
     let chaos = ChaosBroker::new(Arc::clone(&registry), rng.random(), drops, rng.random_range(0.0..0.3));
     let broker: Arc<dyn Broker> = Arc::new(chaos);
     let (appender, lanes) = Appender::start(store.lanes(rng.random_range(1..=3)), &broker);
