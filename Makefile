@@ -47,6 +47,10 @@ ADDR ?= https://localhost:50051
 check: build ## Prove the delivery promises on a running deployment: ADDR, CHAT_CA, CHAT_AUTH_SECRET; ARGS are added
 	$(BIN) check --addr $(ADDR) $(ARGS)
 
+.PHONY: test-model
+test-model: ## Run the model-based tests and the fuzzing for longer: MODEL_CASES times as many cases, 50 by default
+	MODEL_CASES=$${MODEL_CASES:-50} scripts/with-services.sh cargo test --locked --test model --test fuzz
+
 .PHONY: test-coverage
 test-coverage: ## Coverage by cargo-tarpaulin, into target/tarpaulin
 	@command -v cargo-tarpaulin >/dev/null || { echo "cargo-tarpaulin is missing; cargo install cargo-tarpaulin" >&2; exit 1; }

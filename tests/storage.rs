@@ -12,7 +12,7 @@ use chat_service::model::{
 use chat_service::repository::postgres::{self, PostgresOptions, PostgresStore};
 use chat_service::repository::sqlite::{self, SqliteOptions, SqliteStore};
 use chat_service::repository::{AppendLane, ChatRepository, CreateOutcome, MessageRepository, SchemaError, StoreError};
-use common::new_database;
+use common::{drop_database, new_database};
 use sqlx::Connection;
 
 /// A store with nothing in it.
@@ -30,13 +30,6 @@ async fn sqlite_fixture() -> Fixture {
     let path = folder.path().join("data/chat.db");
     let store = Arc::new(SqliteStore::open(&SqliteOptions { path: path.clone(), read_connections: 4 }, true).await.unwrap());
     Fixture { chats: store.clone(), messages: store, place: path.display().to_string(), folder: Some(folder) }
-}
-
-async fn drop_database(url: &str) {
-    let base = std::env::var("TEST_DATABASE_URL").unwrap();
-    let (_, name) = url.rsplit_once('/').unwrap();
-    let mut connection = sqlx::PgConnection::connect(&base).await.unwrap();
-    sqlx::query(sqlx::AssertSqlSafe(format!("DROP DATABASE {name} WITH (FORCE)"))).execute(&mut connection).await.unwrap();
 }
 
 fn postgres_options(url: &str) -> PostgresOptions {
@@ -71,6 +64,7 @@ contract!(
     numbers_have_no_holes_and_refused_messages_take_none,
     a_retry_gets_the_first_ones_place_in_the_same_batch_and_later,
     a_retry_is_answered_even_after_its_sender_was_removed,
+    a_retry_is_answered_whatever_its_own_rights_in_the_same_batch_too,
     membership_is_checked_with_the_append,
     times_never_decrease_with_the_sequence,
     pages_go_both_ways_and_end_early_by_weight,
@@ -198,6 +192,17 @@ async fn a_retry_is_answered_even_after_its_sender_was_removed(f: Fixture) {
     assert!(matches!(outcomes[..], [AppendOutcome::Duplicate { sequence: 1, .. }, AppendOutcome::NotFound]), "{outcomes:?}");
 }
 
+async fn a_retry_is_answered_whatever_its_own_rights_in_the_same_batch_too(f: Fixture) {
+    let chat = f.chat(&["bob"]).await;
+    let first = message(chat, "bob", "1", "a");
+    let mut by_reading_token = first.clone();
+    by_reading_token.sender.role = SystemRole::Reader;
+    let outcomes = f.append(&[by_reading_token.clone(), first, by_reading_token.clone()]).await;
+    let AppendOutcome::Stored { sequence: 1, created_at } = outcomes[1] else { panic!("{outcomes:?}") };
+    assert_eq!((outcomes[0], outcomes[2]), (AppendOutcome::Denied, AppendOutcome::Duplicate { sequence: 1, created_at }));
+    assert_eq!(f.append(&[by_reading_token]).await, [outcomes[2]]);
+}
+
 async fn membership_is_checked_with_the_append(f: Fixture) {
     let chat = f.chat(&["bob", "rita"]).await;
     f.change(chat, MemberChange::Set(user("rita"), ChatRole::Reader)).await;
@@ -309,6 +314,7 @@ async fn a_deleted_chat_is_gone_at_once_and_purged_in_chunks(f: Fixture) {
     assert_eq!(f.append(&[batch[0].clone()]).await, [AppendOutcome::NotFound], "even a retry");
     assert!(f.chats.list(&user("bob"), None, 10).await.unwrap().is_empty());
     assert!(f.chats.positions(&[chat.id]).await.unwrap().is_empty());
+    assert!(f.chats.members(chat.id).await.unwrap().is_empty());
     let again = f.chats.delete(chat.id, &user("owner"), Timestamp::from_micros(3), &|_| Ok(())).await.unwrap();
     assert_eq!(again, Err(Refusal::ChatNotFound));
     assert_eq!(f.chats.create(&new_chat("owner", &[], Some(key))).await.unwrap(), CreateOutcome::Created, "its request_id is free");

@@ -42,7 +42,7 @@ pub struct ServeArgs {
     pub auth: AuthArgs,
     #[command(flatten)]
     pub limits: LimitArgs,
-    /// How often streams are compared with what is committed
+    /// How often streams are compared with what is committed; at least 10ms
     #[arg(long, env = "CHAT_SWEEP_INTERVAL", default_value = "2s", value_parser = parse_duration)]
     pub sweep_interval: Duration,
     /// How long a stop may take before streams are cut
@@ -109,7 +109,7 @@ pub struct AuthArgs {
     /// The claim with the roles: its name, or a path to it like `realm_access.roles`
     #[arg(long, env = "CHAT_AUTH_ROLES_CLAIM", default_value = "roles")]
     pub auth_roles_claim: String,
-    /// How far the clocks of this server and of the tokens' signer may differ
+    /// How far the clocks of this server and of the tokens' signer may differ; at most 10m
     #[arg(long, env = "CHAT_AUTH_LEEWAY", default_value = "5s", value_parser = parse_duration)]
     pub auth_leeway: Duration,
 }

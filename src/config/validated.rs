@@ -2,10 +2,14 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::auth::{AuthKey, auth_key};
 use super::{DatabaseArgs, ServeArgs, unless_empty};
 use crate::model::Secret;
+
+/// The shortest interval of the sweep: a shorter one would do nothing but load the database.
+const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(10);
 
 /// What is wrong with an option, and the mend. One line each.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +43,8 @@ pub enum ConfigError {
     ShortSecret { path: PathBuf },
     #[error("CHAT_TLS_CLIENT_CA asks for clients' certificates, and CHAT_INSECURE=true turns TLS off; set one of them")]
     ClientCaWithoutTls,
+    #[error("CHAT_SWEEP_INTERVAL is {0:?}; set it to 10ms or more, for example 2s")]
+    ShortSweepInterval(Duration),
     #[error("CHAT_LISTEN is {0}, beyond loopback, and CHAT_AUTH_SECRET is a development secret; use a secret of your own")]
     DevelopmentBeyondLoopback(std::net::SocketAddr),
 }
@@ -85,6 +91,9 @@ pub struct Config {
 impl Config {
     pub fn of(args: ServeArgs) -> Result<Self, ConfigError> {
         let store = Store::of(&args.database)?;
+        if args.sweep_interval < SWEEP_INTERVAL_MIN {
+            return Err(ConfigError::ShortSweepInterval(args.sweep_interval));
+        }
         let (key, development) = auth_key(&args.auth)?;
         if development && !args.listen.ip().is_loopback() {
             return Err(ConfigError::DevelopmentBeyondLoopback(args.listen));

@@ -142,9 +142,17 @@ async fn run_lane(mut lane: Box<dyn AppendLane>, mut queue: mpsc::Receiver<Job>,
             reply.answer(outcome.result);
         }
         if !deliveries.is_empty() {
+            in_order(&mut deliveries);
             broker.publish(deliveries).await;
         }
     }
+}
+
+/// Behind a lost answer a batch may hold retries of older messages, and one of them twice: the broker is promised each chat's in
+/// the order of their sequence.
+fn in_order(deliveries: &mut Vec<Arc<Delivery>>) {
+    deliveries.sort_by_key(|delivery| (delivery.message.chat_id, delivery.message.sequence));
+    deliveries.dedup_by_key(|delivery| (delivery.message.chat_id, delivery.message.sequence));
 }
 
 struct Outcome {

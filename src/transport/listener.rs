@@ -41,7 +41,7 @@ pub async fn serve(
     cut: CancellationToken,
 ) {
     let limits = Arc::new(options.limits);
-    let limit = if options.connections_max == 0 { Semaphore::MAX_PERMITS } else { options.connections_max };
+    let limit = if options.connections_max == 0 { Semaphore::MAX_PERMITS } else { options.connections_max.min(Semaphore::MAX_PERMITS) };
     let slots = Arc::new(Semaphore::new(limit));
     let addresses = Addresses::new(options.connections_per_address_max);
     let connections = TaskTracker::new();

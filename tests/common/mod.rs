@@ -154,6 +154,14 @@ pub async fn new_database() -> String {
     format!("{server}/{name}")
 }
 
+/// Removes a database that [`new_database`] made, with whoever is connected.
+pub async fn drop_database(url: &str) {
+    let base = std::env::var("TEST_DATABASE_URL").unwrap();
+    let (_, name) = url.rsplit_once('/').unwrap();
+    let mut connection = sqlx::PgConnection::connect(&base).await.unwrap();
+    sqlx::query(sqlx::AssertSqlSafe(format!("DROP DATABASE {name} WITH (FORCE)"))).execute(&mut connection).await.unwrap();
+}
+
 /// A server in this process.
 pub struct TestServer {
     pub ground: Arc<Ground>,

@@ -70,11 +70,13 @@ impl ChatRepository for PostgresStore {
 
     async fn members(&self, chat_id: ChatId) -> Result<Vec<Member>> {
         bounded(async {
-            let rows =
-                sqlx::query("SELECT user_id, role, joined_at FROM chat_members WHERE chat_id = $1 ORDER BY role, user_id COLLATE \"C\"")
-                    .bind(chat_id.as_uuid())
-                    .fetch_all(&self.pool)
-                    .await?;
+            let rows = sqlx::query(
+                "SELECT m.user_id, m.role, m.joined_at FROM chats c JOIN chat_members m ON m.chat_id = c.id
+                 WHERE c.id = $1 AND c.deleted_at IS NULL ORDER BY m.role, m.user_id COLLATE \"C\"",
+            )
+            .bind(chat_id.as_uuid())
+            .fetch_all(&self.pool)
+            .await?;
             rows.iter()
                 .map(|row| {
                     Ok(Member {

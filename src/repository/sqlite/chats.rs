@@ -61,10 +61,13 @@ impl ChatRepository for SqliteStore {
     }
 
     async fn members(&self, chat_id: ChatId) -> Result<Vec<Member>> {
-        let rows = sqlx::query("SELECT user_id, role, joined_at FROM chat_members WHERE chat_id = ? ORDER BY role, user_id")
-            .bind(chat_id.as_uuid())
-            .fetch_all(&self.readers)
-            .await?;
+        let rows = sqlx::query(
+            "SELECT m.user_id, m.role, m.joined_at FROM chats c JOIN chat_members m ON m.chat_id = c.id
+             WHERE c.id = ? AND c.deleted_at IS NULL ORDER BY m.role, m.user_id",
+        )
+        .bind(chat_id.as_uuid())
+        .fetch_all(&self.readers)
+        .await?;
         rows.iter()
             .map(|row| {
                 Ok(Member { user_id: user_id(row, "user_id")?, role: role(row.try_get("role")?)?, joined_at: timestamp(row, "joined_at")? })

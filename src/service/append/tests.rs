@@ -112,6 +112,15 @@ async fn a_lost_answer_is_asked_for_again_before_anyone_is_answered() {
 }
 
 #[tokio::test]
+async fn behind_a_lost_answer_the_broker_still_gets_the_order_of_sequences_and_each_once() {
+    let stored = vec!["id of old".to_owned()];
+    let lane = ScriptedLane { lost_answers: 1, stored, ..ScriptedLane::default() };
+    let (results, published) = send_all(lane, &["new", "old", "new"]).await;
+    assert_eq!(sequences(&results), [Some(2), Some(1), Some(2)]);
+    assert_eq!(published, [1, 2]);
+}
+
+#[tokio::test]
 async fn an_answer_lost_twice_is_unavailable_for_everyone_in_the_batch() {
     let lane = ScriptedLane { lost_answers: 2, ..ScriptedLane::default() };
     let (results, published) = send_all(lane, &["a", "b"]).await;
