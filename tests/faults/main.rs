@@ -162,8 +162,12 @@ fn print_table(rows: &[Row]) {
     println!("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
     for Row { fault, on, bit, counts, .. } in rows {
         let Counts { sent, acked, rejected, reconnects, lost, duplicated, reordered, holes, phantoms, .. } = counts;
+        let store = match on {
+            On::Sqlite => "SQLite",
+            On::Postgres => "PostgreSQL",
+        };
         println!(
-            "| {fault} | {on:?} | {bit} | {sent} | {acked} | {rejected} | {reconnects} | {lost} | {duplicated} | {reordered} | {holes} | {phantoms} |"
+            "| {fault} | {store} | {bit} | {sent} | {acked} | {rejected} | {reconnects} | {lost} | {duplicated} | {reordered} | {holes} | {phantoms} |"
         );
     }
     println!();
