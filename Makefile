@@ -51,6 +51,26 @@ check: build ## Prove the delivery promises on a running deployment: ADDR, CHAT_
 test-model: ## Run the model-based tests and the fuzzing for longer: MODEL_CASES times as many cases, 50 by default
 	MODEL_CASES=$${MODEL_CASES:-50} scripts/with-services.sh cargo test --locked --test model --test fuzz
 
+.PHONY: bench
+bench: ## The goals' tables, against bare tonic, on both stores: BENCH_ROUNDS, BENCH_ONLY, BENCH_SHORT=1 (docs/performance.md)
+	scripts/bench.sh
+
+.PHONY: bench-growth
+bench-growth: ## CPU per message and the start, with up to 10 million messages stored; takes longer
+	scripts/bench.sh growth
+
+.PHONY: bench-guard
+bench-guard: ## What CI runs of it: short, failing where a goal is missed by far
+	scripts/bench-guard.sh
+
+.PHONY: bench-micro
+bench-micro: ## The hot pieces alone, by criterion
+	cargo bench --locked --bench micro
+
+.PHONY: profile
+profile: ## Where the server's time goes: BENCH_ONLY picks the row, PROFILE_OF the profiler
+	scripts/profile.sh
+
 .PHONY: test-coverage
 test-coverage: ## Coverage by cargo-tarpaulin, into target/tarpaulin
 	@command -v cargo-tarpaulin >/dev/null || { echo "cargo-tarpaulin is missing; cargo install cargo-tarpaulin" >&2; exit 1; }
