@@ -142,7 +142,7 @@ fn route(pool: &DescriptorPool, rpc: MethodDescriptor) -> Result<Option<Route>, 
     json::supports(&input, Direction::In)?;
     json::supports(&rpc.output(), Direction::Out)?;
     let uri = format!("/{}/{}", rpc.parent_service().full_name(), rpc.name());
-    let uri = uri.parse().map_err(|_| format!("{uri} is no path"))?;
+    let uri = uri.parse::<Uri>().map_err(|_| format!("{uri} is no path"))?;
     Ok(Some(Route { method, path, rpc, has_body, uri, segments }))
 }
 
