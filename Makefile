@@ -25,7 +25,7 @@ gen-cert: build ## Make certs/: a CA, a server's and a client's certificate; wha
 	$(BIN) gen-cert
 
 .PHONY: generate
-generate: generate-chat-api ## Generate everything that is made from the proto
+generate: generate-chat-api generate-openapi generate-assets ## Generate everything that is made from the proto, and fetch what is served with it
 
 .PHONY: generate-chat-api
 generate-chat-api: ## Generate the API's code and validation (build.rs does it; protoc isn't needed), and check the proto
@@ -33,6 +33,18 @@ generate-chat-api: ## Generate the API's code and validation (build.rs does it; 
 	cargo build --locked
 	scripts/tools.sh buf
 	@if [ -x $(BUF) ]; then $(BUF) build -o /dev/null; else echo "skipped: buf build"; fi
+
+.PHONY: generate-openapi
+generate-openapi: ## Write the REST API's description, which is built into the binary (a test says when it is stale)
+	UPDATE=1 cargo test --locked --test openapi the_committed_description
+
+.PHONY: generate-assets
+generate-assets: ## Swagger UI's files from their pinned package; offline they are only verified
+	scripts/vendor-swagger.sh
+
+.PHONY: vendor-proto
+vendor-proto: ## Third-party protos from their pinned origins; offline they are only verified
+	scripts/vendor-proto.sh
 
 .PHONY: test
 test: ## Run every test; finds or installs PostgreSQL and starts it
@@ -82,6 +94,7 @@ lint: ## Formatting, clippy with warnings denied, the proto's lint, checksums of
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --test faults -- -D warnings
 	cd proto/third_party && $(SHA256) -c --quiet SHA256SUMS
+	cd assets/swagger && $(SHA256) -c --quiet SHA256SUMS
 	scripts/tools.sh buf
 	@if [ -x $(BUF) ]; then $(BUF) lint; else echo "skipped: buf lint"; fi
 	scripts/deny.sh

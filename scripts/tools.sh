@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Puts foreign tools, which only widen the checks, into .tools: grpcurl, a Python with grpcio and PyJWT, tokens by Go, jose for
-# Node.js, buf. What is there is kept. Where one can't be had: with CI=true a failure, else a line that says what is skipped.
-# Usage: scripts/tools.sh grpcurl|python|gotokens|jose|buf|all …
+# Node.js, buf, schemathesis. What is there is kept. Where one can't be had: with CI=true a failure, else a line that says what is skipped.
+# Usage: scripts/tools.sh grpcurl|python|gotokens|jose|buf|schemathesis|all …
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .tools/bin
@@ -49,10 +49,20 @@ buf() {
   npm install --silent --no-audit --no-fund --prefix .tools/npm @bufbuild/buf@1.75.0 >&2 || absent "buf lint" "buf"
 }
 
+schemathesis() {
+  local package="schemathesis==4.32.5"
+  [ "$(cat .tools/schemathesis/ready 2>/dev/null)" = "$package" ] && return
+  rm -f .tools/schemathesis/ready
+  command -v python3 >/dev/null || { absent "the checks by schemathesis" "Python 3"; return; }
+  # Apart from the other Python tools: it brings many packages, and has its own ideas of their versions.
+  { python3 -m venv .tools/schemathesis && .tools/schemathesis/bin/pip install -q "$package" && echo "$package" >.tools/schemathesis/ready; } >&2 ||
+    absent "the checks by schemathesis" "schemathesis"
+}
+
 for tool in "$@"; do
   case "$tool" in
-    grpcurl | python | gotokens | jose | buf) "$tool" ;;
-    all) grpcurl; python; gotokens; jose; buf ;;
-    *) echo "tools.sh: there is no tool '$tool'; grpcurl, python, gotokens, jose, buf or all" >&2; exit 2 ;;
+    grpcurl | python | gotokens | jose | buf | schemathesis) "$tool" ;;
+    all) grpcurl; python; gotokens; jose; buf; schemathesis ;;
+    *) echo "tools.sh: there is no tool '$tool'; grpcurl, python, gotokens, jose, buf, schemathesis or all" >&2; exit 2 ;;
   esac
 done

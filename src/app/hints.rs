@@ -18,6 +18,7 @@ pub fn print(address: SocketAddr, insecure: bool, secret: &[u8], tls_cert: &Path
     let ca = tls_cert.with_file_name("ca.pem");
     let ca = ca.display();
     let (port, scheme) = (address.port(), if insecure { "http" } else { "https" });
+    let curl = if insecure { "curl".to_owned() } else { format!("curl --cacert {ca}") };
     let tls = if insecure { "-plaintext".to_owned() } else { format!("-cacert {ca}") };
     println!(
         "
@@ -36,6 +37,9 @@ Serving on {address}. In other terminals, in this folder:
   # the same by grpcurl: what there is, and a new chat
   grpcurl {tls} localhost:{port} list
   grpcurl {tls} -H \"authorization: Bearer $ALICE\" -d '{{\"title\":\"Tea\",\"member_ids\":[\"bob\"]}}' localhost:{port} chat.v1.ChatService/CreateChat
+
+  # and by REST; {scheme}://localhost:{port}/swagger describes it, and takes a pasted token
+  {curl} -H \"authorization: Bearer $ALICE\" -d '{{\"title\":\"Tea\",\"memberIds\":[\"bob\"]}}' -H 'content-type: application/json' {scheme}://localhost:{port}/v1/chats
 "
     );
 }

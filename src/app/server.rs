@@ -255,7 +255,7 @@ impl Server {
         }) {
             Ok(routes) => routes,
             Err(error) => {
-                tracing::error!(error = %error, "can't serve reflection; set CHAT_REFLECTION=false");
+                tracing::error!(error = %error, "can't serve");
                 return;
             }
         };

@@ -1,8 +1,11 @@
-//! How the service is reached: the listener with TLS and its limits, the handlers, the connected stream's session.
+//! How the service is reached: the listener with TLS and its limits, the dispatcher, the handlers, REST, the connected stream's session.
 
 mod addresses;
+mod assets;
 mod connection;
+mod dispatch;
 mod frames;
+pub mod gateway;
 mod handlers;
 pub mod limits;
 pub mod listener;
@@ -13,4 +16,4 @@ mod stream_task;
 pub mod tls;
 
 pub use handlers::ChatApi;
-pub use routes::{RouteOptions, routes};
+pub use routes::{RouteError, RouteOptions, routes};

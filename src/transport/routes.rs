@@ -9,6 +9,9 @@ use http::{Request, Response};
 use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
+use super::assets::Assets;
+use super::dispatch::{Direct, Dispatch};
+use super::gateway::{Gateway, Unsupported};
 use super::handlers::{ChatApi, ConnectBody};
 use crate::interceptor::HttpService;
 use crate::interceptor::auth::Auth;
@@ -34,8 +37,17 @@ pub struct RouteOptions<H> {
     pub reflection: bool,
 }
 
+/// Why there is no service.
+#[derive(Debug, thiserror::Error)]
+pub enum RouteError {
+    #[error("can't serve reflection: {0}; set CHAT_REFLECTION=false")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    #[error("can't serve REST: {0}")]
+    Gateway(#[from] Unsupported),
+}
+
 /// The public port's service.
-pub fn routes<H: Health>(options: RouteOptions<H>) -> Result<impl HttpService + use<H>, tonic_reflection::server::Error> {
+pub fn routes<H: Health>(options: RouteOptions<H>) -> Result<impl HttpService + use<H>, RouteError> {
     let api = ChatServiceServer::new(options.api).max_decoding_message_size(limits::REQUEST_BYTES_MAX);
     let mut routes = Routes::new(api).add_service(options.health);
     if options.reflection {
@@ -53,8 +65,15 @@ pub fn routes<H: Health>(options: RouteOptions<H>) -> Result<impl HttpService + 
     let service = Deadline { inner: Answering(router), due: options.request_due };
     let service = UserLimit { inner: service, limiter: Arc::clone(&options.limiter) };
     let service = Auth { inner: service, verifier: options.verifier };
-    let service = AddressLimit { inner: service, limiter: options.limiter, trusted_proxies: options.trusted_proxies };
-    Ok(CatchPanic(Log(service)))
+    let limit_address = AddressLimit { inner: service, limiter: options.limiter, trusted_proxies: options.trusted_proxies };
+    let gateway = Arc::new(Gateway::new()?);
+    let direct = Direct { gateway: Arc::clone(&gateway), assets: Arc::new(Assets::new()) };
+    let direct = CatchPanic(Log(AddressLimit {
+        inner: direct,
+        limiter: Arc::clone(&limit_address.limiter),
+        trusted_proxies: Arc::clone(&limit_address.trusted_proxies),
+    }));
+    Ok(Dispatch { grpc: CatchPanic(Log(limit_address)), direct, gateway })
 }
 
 async fn put_connect_body(mut response: Response<Body>) -> Response<Body> {
