@@ -11,7 +11,7 @@ const TOKEN_KEY = "chat.token";
 const MINTED_KEY = "chat.minted";
 /** How long before its end a minted token is replaced. */
 const REFRESH_AHEAD_MS = 60_000;
-/** The wait after a refusal that may pass, where the server names none. */
+/** The least wait after a refusal that may pass. The server names the wait for one request, and there may be many. */
 const RETRY_MS = 1000;
 /** The longest that a timer can wait; later ends are looked at again then. */
 const TIMER_MAX_MS = 2 ** 31 - 1;
@@ -315,7 +315,7 @@ function seen(message) {
 }
 
 function rejected({ frame, chatId, clientMessageId, status = {} }) {
-  const delay = retryDelayOf(status) ?? RETRY_MS;
+  const delay = Math.max(retryDelayOf(status) ?? 0, RETRY_MS);
   if (frame === "FRAME_KIND_SEND") {
     if (!passes(status)) return store.failed(chatId, clientMessageId, explain(status));
     refused.add(clientMessageId);
@@ -349,7 +349,9 @@ function left({ chatId, reason }) {
 
 // Writing.
 
-function send(text) {
+function send(written) {
+  // Half of a surrogate pair is no character, and its JSON no text: the server would end the connection.
+  const text = written.toWellFormed?.() ?? written;
   // Characters as the server counts them: code points.
   const { length } = [...text];
   if (text.trim() === "") return;

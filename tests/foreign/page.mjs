@@ -1,4 +1,4 @@
-// The chat page in a real browser: people who sign in, write, lose the server and find it again. TEST_NODE_MODULES is the folder that
+// The chat page in a real browser: people who sign in, write, lose the server and find it again. TEST_PUPPETEER is the folder that
 // holds puppeteer-core, TEST_CHROMIUM the browser. The first line of stdin is JSON: where the page is, tokens, where screenshots go. A
 // line `kill` or `restart` on stdout asks for that to be done to the server; a line on stdin says that it was. The last line of stdout
 // is what was seen, as JSON.
@@ -8,7 +8,7 @@ import { createRequire } from "node:module";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 
-const puppeteer = createRequire(join(process.env.TEST_NODE_MODULES, "anchor.js"))("puppeteer-core");
+const puppeteer = createRequire(join(process.env.TEST_PUPPETEER, "anchor.js"))("puppeteer-core");
 const input = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 const { url, out, tokens, mint } = JSON.parse((await input.next()).value);
 mkdirSync(out, { recursive: true });
@@ -25,6 +25,8 @@ async function server(does) {
 
 const browser = await puppeteer.launch({
   executablePath: process.env.TEST_CHROMIUM,
+  // The browser ends with this script, however that ends.
+  pipe: true,
   acceptInsecureCerts: true,
   // Without a sandbox: tests run in containers and as root, and the only page is the project's own.
   args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage"],
@@ -201,6 +203,7 @@ async function conversation() {
 
   await reader(alice);
   await history(bob);
+  await alice.shows("number 60");
   const seen = await alice.conversation();
   const chat = await alice.page.evaluate(() => location.hash.slice(1));
   // Nobody is asked whether to forget what is sent.
