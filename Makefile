@@ -106,4 +106,4 @@ fmt: ## Format the code
 .PHONY: clean
 clean: ## Remove what was built and the test tools; certs/ and data/ stay
 	cargo clean
-	rm -rf .tools
+	rm -rf .tools examples/go/gen examples/typescript/node_modules

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Puts foreign tools, which only widen the checks, into .tools: grpcurl, a Python with grpcio and PyJWT, tokens by Go, jose for
-# Node.js, buf, schemathesis. What is there is kept. Where one can't be had: with CI=true a failure, else a line that says what is skipped.
-# Usage: scripts/tools.sh grpcurl|python|gotokens|jose|buf|schemathesis|all …
+# Node.js, buf, schemathesis, a browser with puppeteer-core, the Go and TypeScript examples. What is there is kept. Where one can't be had: with
+# CI=true a failure, else a line that says what is skipped.
+# Usage: scripts/tools.sh grpcurl|python|gotokens|jose|buf|schemathesis|browser|goexample|tsexample|all …
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .tools/bin
@@ -20,7 +21,7 @@ grpcurl() {
 }
 
 python() {
-  local packages="grpcio==1.85.1 grpcio-tools==1.85.1 pyjwt[crypto]==2.15.1"
+  local packages; packages="$(tr '\n' ' ' <examples/python/requirements.txt)pyjwt[crypto]==2.15.1"
   [ "$(cat .tools/venv/ready 2>/dev/null)" = "$packages" ] && return
   rm -f .tools/venv/ready
   command -v python3 >/dev/null || { absent "the checks by Python" "Python 3"; return; }
@@ -59,10 +60,45 @@ schemathesis() {
     absent "the checks by schemathesis" "schemathesis"
 }
 
+chromium() { type -P chromium || type -P chromium-browser || type -P google-chrome || true; }
+
+browser() {
+  command -v npm >/dev/null || { absent "the chat page in a browser" "Node.js"; return; }
+  local found; found=$(chromium)
+  if [ -z "$found" ] && command -v apt-get >/dev/null; then
+    echo "installing Chromium from the system's packages" >&2
+    local sudo=""; [ "$(id -u)" = 0 ] || sudo="sudo -n"
+    { $sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq chromium; } >&2 || true
+    found=$(chromium)
+  fi
+  # What .tools/chromium names is ready to be driven.
+  rm -f .tools/chromium
+  [ -n "$found" ] || { absent "the chat page in a browser" "Chromium"; return; }
+  if [ "$(cat .tools/npm/puppeteer-core 2>/dev/null)" != 24.43.1 ]; then
+    { npm install --silent --no-audit --no-fund --prefix .tools/npm puppeteer-core@24.43.1 && echo 24.43.1 >.tools/npm/puppeteer-core; } >&2 ||
+      { absent "the chat page in a browser" "puppeteer-core"; return; }
+  fi
+  echo "$found" >.tools/chromium
+}
+
+goexample() {
+  command -v go >/dev/null || { absent "the example in Go" "Go"; return; }
+  command -v npm >/dev/null || { absent "the example in Go" "Node.js, for buf"; return; }
+  { examples/go/generate.sh && go build -C examples/go -o "$PWD/.tools/bin/go-chat-client" .; } >&2 ||
+    { rm -f .tools/bin/go-chat-client; absent "the example in Go" "its modules"; }
+}
+
+tsexample() {
+  # npm writes this file when it has installed everything.
+  [ examples/typescript/node_modules/.package-lock.json -nt examples/typescript/package-lock.json ] && return
+  command -v npm >/dev/null || { absent "the example in TypeScript" "Node.js"; return; }
+  npm ci --silent --no-audit --no-fund --prefix examples/typescript >&2 || absent "the example in TypeScript" "its packages"
+}
+
 for tool in "$@"; do
   case "$tool" in
-    grpcurl | python | gotokens | jose | buf | schemathesis) "$tool" ;;
-    all) grpcurl; python; gotokens; jose; buf; schemathesis ;;
-    *) echo "tools.sh: there is no tool '$tool'; grpcurl, python, gotokens, jose, buf, schemathesis or all" >&2; exit 2 ;;
+    grpcurl | python | gotokens | jose | buf | schemathesis | browser | goexample | tsexample) "$tool" ;;
+    all) grpcurl; python; gotokens; jose; buf; schemathesis; browser; goexample; tsexample ;;
+    *) echo "tools.sh: there is no tool '$tool'; grpcurl, python, gotokens, jose, buf, schemathesis, browser, goexample, tsexample or all" >&2; exit 2 ;;
   esac
 done

@@ -19,9 +19,13 @@ const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 const JSON: &str = "application/json";
+const SVG: &str = "image/svg+xml";
 
 /// What is no page may do nothing at all.
 const NOTHING: &str = "default-src 'none'; frame-ancestors 'none'";
+/// The chat page: its own files, and calls to this server.
+const PAGE: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 /// Swagger UI: its own script and style, and calls to this server. Styles of single elements are set by its script, which that policy lets it do; `data:` is
 /// for the icons in its style sheet.
 const SWAGGER: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
@@ -46,7 +50,14 @@ macro_rules! embedded {
 }
 
 const FILES: &[File] = &[
-    // Here the page at `/` and its files take their places.
+    embedded!("/", HTML, PAGE, "page/index.html"),
+    embedded!("/page/style.css", CSS, PAGE, "page/style.css"),
+    embedded!("/page/icon.svg", SVG, PAGE, "page/icon.svg"),
+    embedded!("/page/api.js", JAVASCRIPT, PAGE, "page/api.js"),
+    embedded!("/page/store.js", JAVASCRIPT, PAGE, "page/store.js"),
+    embedded!("/page/connection.js", JAVASCRIPT, PAGE, "page/connection.js"),
+    embedded!("/page/view.js", JAVASCRIPT, PAGE, "page/view.js"),
+    embedded!("/page/main.js", JAVASCRIPT, PAGE, "page/main.js"),
     embedded!("/swagger", HTML, SWAGGER, "swagger/index.html"),
     embedded!("/swagger/", HTML, SWAGGER, "swagger/index.html"),
     embedded!("/swagger/initializer.js", JAVASCRIPT, SWAGGER, "swagger/initializer.js"),

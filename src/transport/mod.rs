@@ -3,6 +3,7 @@
 mod addresses;
 mod assets;
 mod connection;
+mod dev_token;
 mod dispatch;
 mod frames;
 pub mod gateway;
@@ -15,5 +16,6 @@ mod stall;
 mod stream_task;
 pub mod tls;
 
+pub use dev_token::DevToken;
 pub use handlers::ChatApi;
 pub use routes::{RouteError, RouteOptions, routes};

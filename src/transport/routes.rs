@@ -10,6 +10,7 @@ use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 use super::assets::Assets;
+use super::dev_token::DevToken;
 use super::dispatch::{Direct, Dispatch};
 use super::gateway::{Gateway, Unsupported};
 use super::handlers::{ChatApi, ConnectBody};
@@ -35,6 +36,8 @@ pub struct RouteOptions<H> {
     pub request_due: Duration,
     pub health: HealthServer<H>,
     pub reflection: bool,
+    /// Tokens for whoever asks, on a development server.
+    pub minting: Option<DevToken>,
 }
 
 /// Why there is no service.
@@ -67,7 +70,7 @@ pub fn routes<H: Health>(options: RouteOptions<H>) -> Result<impl HttpService + 
     let service = Auth { inner: service, verifier: options.verifier };
     let limit_address = AddressLimit { inner: service, limiter: options.limiter, trusted_proxies: options.trusted_proxies };
     let gateway = Arc::new(Gateway::new()?);
-    let direct = Direct { gateway: Arc::clone(&gateway), assets: Arc::new(Assets::new()) };
+    let direct = Direct { gateway: Arc::clone(&gateway), assets: Arc::new(Assets::new()), minting: options.minting };
     let direct = CatchPanic(Log(AddressLimit {
         inner: direct,
         limiter: Arc::clone(&limit_address.limiter),
