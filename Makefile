@@ -54,6 +54,10 @@ test: ## Run every test; finds or installs PostgreSQL and starts it
 test-faults: ## The delivery checker while things break, on both stores; FAULT_ROUNDS=100 makes a soak of it
 	scripts/test-faults.sh
 
+.PHONY: test-cluster
+test-cluster: ## The delivery checker on three nodes with Redis, a Redis Cluster and nginx while things break; CLUSTER_ROUNDS=100 makes a soak of it
+	scripts/test-cluster.sh
+
 ADDR ?= https://localhost:50051
 .PHONY: check
 check: build ## Prove the delivery promises on a running deployment: ADDR, CHAT_CA, CHAT_AUTH_SECRET; ARGS are added
@@ -92,7 +96,7 @@ test-coverage: ## Coverage by cargo-tarpaulin, into target/tarpaulin
 lint: ## Formatting, clippy with warnings denied, the proto's lint, checksums of third-party files, dependencies
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
-	cargo clippy --locked --test faults -- -D warnings
+	cargo clippy --locked --test faults --test cluster -- -D warnings
 	cd proto/third_party && $(SHA256) -c --quiet SHA256SUMS
 	cd assets/swagger && $(SHA256) -c --quiet SHA256SUMS
 	scripts/tools.sh buf

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Puts foreign tools, which only widen the checks, into .tools: grpcurl, a Python with grpcio and PyJWT, tokens by Go, jose for
-# Node.js, buf, schemathesis, a browser with puppeteer-core, the Go and TypeScript examples. What is there is kept. Where one can't be had: with
-# CI=true a failure, else a line that says what is skipped.
-# Usage: scripts/tools.sh grpcurl|python|gotokens|jose|buf|schemathesis|browser|goexample|tsexample|all …
+# Node.js, buf, schemathesis, a browser with puppeteer-core, the Go and TypeScript examples, nginx. What is there is kept. Where one can't be
+# had: with CI=true a failure, else a line that says what is skipped.
+# Usage: scripts/tools.sh grpcurl|python|gotokens|jose|buf|schemathesis|browser|goexample|tsexample|nginx|all …
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .tools/bin
@@ -95,10 +95,25 @@ tsexample() {
   npm ci --silent --no-audit --no-fund --prefix examples/typescript >&2 || absent "the example in TypeScript" "its packages"
 }
 
+nginx() {
+  [ -x .tools/bin/nginx ] && .tools/bin/nginx -v 2>/dev/null && return
+  local found; found=$(PATH="$PATH:/usr/sbin:/usr/local/sbin" type -P nginx || true)
+  if [ -n "$found" ]; then ln -sf "$found" .tools/bin/nginx; return; fi
+  if command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null; then
+    # Unpacked and not installed: an installation would start a server on this machine's port 80.
+    rm -rf .tools/nginx && mkdir -p .tools/nginx
+    local package deb
+    for package in nginx nginx-core; do (cd .tools/nginx && apt-get download -qq "$package" >/dev/null 2>&1) || true; done
+    for deb in .tools/nginx/*.deb; do [ -e "$deb" ] && dpkg-deb -x "$deb" .tools/nginx; done
+    if .tools/nginx/usr/sbin/nginx -v 2>/dev/null; then ln -sf ../nginx/usr/sbin/nginx .tools/bin/nginx; return; fi
+  fi
+  absent "the checks behind nginx" "nginx"
+}
+
 for tool in "$@"; do
   case "$tool" in
-    grpcurl | python | gotokens | jose | buf | schemathesis | browser | goexample | tsexample) "$tool" ;;
-    all) grpcurl; python; gotokens; jose; buf; schemathesis; browser; goexample; tsexample ;;
-    *) echo "tools.sh: there is no tool '$tool'; grpcurl, python, gotokens, jose, buf, schemathesis, browser, goexample, tsexample or all" >&2; exit 2 ;;
+    grpcurl | python | gotokens | jose | buf | schemathesis | browser | goexample | tsexample | nginx) "$tool" ;;
+    all) grpcurl; python; gotokens; jose; buf; schemathesis; browser; goexample; tsexample; nginx ;;
+    *) echo "tools.sh: there is no tool '$tool'; grpcurl, python, gotokens, jose, buf, schemathesis, browser, goexample, tsexample, nginx or all" >&2; exit 2 ;;
   esac
 done

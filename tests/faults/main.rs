@@ -5,10 +5,10 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../harness/mod.rs"]
+mod harness;
 mod hostile;
 mod overload;
-mod postgres;
-mod proxy;
 mod scripts;
 mod stage;
 
