@@ -37,7 +37,7 @@ impl MessageRepository for Store {
     }
 
     async fn open_lane(&self) -> Result<Box<dyn AppendLane>> {
-        Err(StoreError::corrupt("it is only read"))
+        Err(StoreError::Corrupt("it is only read".into()))
     }
 
     async fn page(&self, query: &PageQuery) -> Result<Option<Page>> {
