@@ -7,10 +7,10 @@
 //! | [`model`] | plain types, ids, roles and what they may do, the clock | – |
 //! | [`config`] | options from flags and environment, validated at once | model |
 //! | [`repository`] | the storage contract; PostgreSQL and SQLite | model |
-//! | [`broker`] | from a committed message to this process's streams | model |
-//! | [`client`] | what this server asks of others: an identity provider's keys, the Auth Service | model, pb |
+//! | [`broker`] | from a committed message to this process's streams, and between nodes | model, client |
+//! | [`client`] | what this server asks of others: an identity provider's keys, the Auth Service, Redis | model, pb |
 //! | [`service`] | chats, membership, the append path, catch-up, the sweep | model and the traits above |
-//! | [`ratelimiter`] | how often a user or an address may do something | model |
+//! | [`ratelimiter`] | how often a user or an address may do something | model, client |
 //! | [`interceptor`] | the tower layers every request passes | model, client, converter, ratelimiter |
 //! | [`converter`] | generated types ↔ model, validation, the one status mapping | model, pb, service |
 //! | [`pb`] | generated code | – |

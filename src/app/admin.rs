@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use crate::broker::{BrokerState, BrokerStats};
 use crate::repository::ChatRepository;
 
 /// How long the database may take to show that it is there.
@@ -19,14 +20,26 @@ const PING_DUE: Duration = Duration::from_secs(2);
 /// How long `health` waits for an answer.
 const ANSWER_DUE: Duration = Duration::from_secs(3);
 
-/// Serves /healthz (the process lives) and /readyz (it may be sent requests) until `stop`.
-pub async fn serve(listener: TcpListener, chats: Arc<dyn ChatRepository>, draining: CancellationToken, stop: CancellationToken) {
+/// Serves /healthz (the process lives) and /readyz (it may be sent requests) until `stop`. Without Redis a node is ready all the same,
+/// only slower: taking it out would take out all of them together.
+pub async fn serve(
+    listener: TcpListener,
+    chats: Arc<dyn ChatRepository>,
+    broker: Arc<BrokerStats>,
+    draining: CancellationToken,
+    stop: CancellationToken,
+) {
     let ready = move || async move {
         if draining.is_cancelled() {
             return (StatusCode::SERVICE_UNAVAILABLE, "draining\n");
         }
         match tokio::time::timeout(PING_DUE, chats.ping()).await {
-            Ok(Ok(())) => (StatusCode::OK, "ready\n"),
+            Ok(Ok(())) => match broker.state() {
+                BrokerState::Up => (StatusCode::OK, "ready\n"),
+                BrokerState::Starting | BrokerState::Degraded => {
+                    (StatusCode::OK, "degraded: Redis is away; messages of other nodes wait for the sweep\n")
+                }
+            },
             _ => (StatusCode::SERVICE_UNAVAILABLE, "the database is unreachable\n"),
         }
     };

@@ -5,6 +5,7 @@ pub mod certs;
 pub mod check;
 pub mod connect;
 mod dial;
+mod fanout;
 mod hints;
 mod identity;
 mod lifecycle;

@@ -8,14 +8,15 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::fanout::Fanout;
 use super::{admin, hints, identity, lifecycle, telemetry};
-use crate::broker::{Broker, LocalBroker, Registry};
+use crate::broker::{BrokerStats, Registry};
+use crate::client::redis::RedisUrlError;
 use crate::config::{Config, ConfigError, DatabaseArgs, ServeArgs, Store, unless_empty};
 use crate::interceptor::token::Verifier;
 use crate::model::{Clock, Network, SystemClock};
 use crate::pb::chat::v1::chat_service_server::ChatServiceServer;
-use crate::ratelimiter::RateLimiter;
-use crate::ratelimiter::memory::{MemoryLimiter, Rates};
+use crate::ratelimiter::memory::Rates;
 use crate::repository::postgres::{self, PostgresOptions, PostgresStore};
 use crate::repository::sqlite::{self, SqliteOptions, SqliteStore};
 use crate::repository::{ChatRepository, MessageRepository, StoreError};
@@ -57,6 +58,8 @@ pub enum StartError {
     Sqlite(#[from] sqlite::OpenError),
     #[error("DATABASE_URL: {0}")]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Redis(#[from] RedisUrlError),
     #[error("{setting}: can't listen on {address}: {source}; choose another address or stop what uses it")]
     Listen { setting: &'static str, address: SocketAddr, source: std::io::Error },
     #[error("can't serve reflection: {0}; set CHAT_REFLECTION=false")]
@@ -120,7 +123,7 @@ pub async fn run(args: ServeArgs) -> Result<(), StartError> {
 pub struct Server {
     config: Config,
     opened: Opened,
-    registry: Arc<Registry>,
+    fanout: Fanout,
     service: Arc<ChatService>,
     lanes: Vec<tokio::task::JoinHandle<()>>,
     verifier: Arc<Verifier>,
@@ -169,24 +172,23 @@ impl Server {
         let public = listen("CHAT_LISTEN", args.listen).await?;
         let admin = listen("CHAT_ADMIN_LISTEN", args.admin_listen).await?;
         let opened = open(&config.store, args.database.migrate).await?;
-        let registry = Registry::new();
-        let broker: Arc<dyn Broker> = Arc::new(LocalBroker::new(Arc::clone(&registry)));
+        let fanout = Fanout::start(config.redis.as_ref()).await?;
         let mut lanes = Vec::new();
         for _ in 0..opened.messages.lane_count() {
             lanes.push(opened.messages.open_lane().await?);
         }
-        let (appender, lanes) = Appender::start(lanes, &broker);
+        let (appender, lanes) = Appender::start(lanes, &fanout.broker);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let service = Arc::new(ChatService::new(Parts {
             chats: Arc::clone(&opened.chats),
             messages: Arc::clone(&opened.messages),
-            broker,
-            registry: Arc::clone(&registry),
+            broker: Arc::clone(&fanout.broker),
+            registry: Arc::clone(&fanout.registry),
             appender,
             clock: Arc::clone(&clock),
         }));
         let times = Times::of(&config);
-        Ok(Self { config, opened, registry, service, lanes, verifier, clock, tls, public, admin, times })
+        Ok(Self { config, opened, fanout, service, lanes, verifier, clock, tls, public, admin, times })
     }
 
     /// For tests, before the server runs.
@@ -201,7 +203,12 @@ impl Server {
 
     /// The registry of its streams, for tests.
     pub fn registry(&self) -> Arc<Registry> {
-        Arc::clone(&self.registry)
+        Arc::clone(&self.fanout.registry)
+    }
+
+    /// What went between nodes, and whether it does.
+    pub fn broker_stats(&self) -> Arc<BrokerStats> {
+        Arc::clone(&self.fanout.stats)
     }
 
     fn print_hints(&self) {
@@ -211,7 +218,7 @@ impl Server {
     /// Serves until `stop`, then stops within the configured time, whatever clients do: streams are told to go, sends in flight
     /// are settled, and what is left at the end is cut.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { config, opened, registry, service, lanes, verifier, clock, tls, public, admin, times } = self;
+        let Self { config, opened, mut fanout, service, lanes, verifier, clock, tls, public, admin, times } = self;
         let minting = hints::minting(&config);
         let args = config.args;
         let (address, admin_address) = (public.local_addr().ok(), admin.local_addr().ok());
@@ -221,7 +228,9 @@ impl Server {
         reporter.set_serving::<ChatServiceServer<ChatApi>>().await;
 
         let tasks = TaskTracker::new();
-        tasks.spawn(admin::serve(admin, Arc::clone(&opened.chats), draining.clone(), background.clone()));
+        tasks.spawn(admin::serve(admin, Arc::clone(&opened.chats), Arc::clone(&fanout.stats), draining.clone(), background.clone()));
+        fanout.heal(Arc::clone(&opened.messages));
+        let registry = Arc::clone(&fanout.registry);
         let sweep = run_sweep(Arc::clone(&opened.chats), opened.messages, registry, args.sweep_interval, background.clone());
         tasks.spawn(sweep);
         tasks.spawn(run_purge(opened.chats, background.clone()));
@@ -229,11 +238,11 @@ impl Server {
             tasks.spawn(Arc::clone(certificates).watch(times.certificates_interval, background.clone()));
         }
 
-        let limiter: Arc<dyn RateLimiter> = Arc::new(MemoryLimiter::new(Rates {
+        let limiter = fanout.limiter(Rates {
             user_sends: args.limits.rate_limit_user_sends.0,
             user_calls: args.limits.rate_limit_user_calls.0,
             address: args.limits.rate_limit_address.0,
-        }));
+        });
         let trusted_proxies: Arc<[Network]> = args.limits.trusted_proxies.0.into();
         let options = SessionOptions {
             service,
@@ -286,6 +295,7 @@ impl Server {
             for lane in lanes {
                 drop(lane.await);
             }
+            fanout.stop().await;
             tasks.wait().await;
         };
         if tokio::time::timeout_at(ends, rest).await.is_err() {

@@ -4,9 +4,13 @@
 //! message and keeps nobody in: streams read what they missed from the repository, and the sweep notices what no stream
 //! could. Whatever comes ends in [`Registry::deliver`] and [`Registry::evict`], the single way into this process's streams.
 
+mod channel;
+mod early;
 mod local;
 mod mailbox;
+mod redis;
 mod registry;
+mod stats;
 
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -14,9 +18,11 @@ use std::sync::OnceLock;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+pub use self::redis::RedisBroker;
 pub use local::LocalBroker;
 pub use mailbox::{Eviction, Mailbox};
-pub use registry::{Registry, Subscription};
+pub use registry::{Hole, Holes, Interest, Registry, Subscription};
+pub use stats::{BrokerState, BrokerStats};
 
 use crate::model::{ChatId, Message, UserId};
 
@@ -52,4 +58,8 @@ pub trait Broker: Send + Sync {
 
     /// Takes the end of somebody's access to every node's streams.
     async fn announce(&self, end: AccessEnd);
+
+    /// Waits until what other nodes publish in the chat, which has a stream here, reaches this one. Not for long, and not at all where that
+    /// can't be had now: what is missed the sweep brings.
+    async fn listening(&self, _chat_id: ChatId) {}
 }

@@ -1,53 +1,82 @@
 //! The streams of this process, by chat: each chat with a stream has a broadcast channel, gone with its last subscriber.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc};
+use tokio::time::Instant;
 
+use super::channel::{Channel, State, Stream, lock};
 use super::{AccessEnd, Delivery, Eviction, Mailbox};
 use crate::model::{ChatId, ChatPosition, UserId};
 
-/// Messages that a chat's channel holds for streams that are a little behind. One that falls further behind is told so by
-/// the channel and reads from the repository.
-const RING_SLOTS: usize = 32;
 const SHARDS: usize = 16;
+/// Chats with holes that wait to be looked after. A hole beyond it is left to the sweep.
+const HOLES_MAX: usize = 1_024;
 
 /// Lock order: shard, then chat.
 pub struct Registry {
     shards: [Mutex<HashMap<ChatId, Arc<Channel>>>; SHARDS],
     next_key: AtomicU64,
     subscriptions: AtomicUsize,
+    /// Where other nodes publish too.
+    shared: Option<Shared>,
 }
 
-struct Channel {
-    sender: broadcast::Sender<Arc<Delivery>>,
-    state: Mutex<State>,
+struct Shared {
+    interest: Arc<dyn Interest>,
+    holes: mpsc::Sender<ChatId>,
+    told: AtomicU64,
 }
 
-#[derive(Default)]
-struct State {
-    /// The last sequence that went through; unknown until the first delivery or join.
-    head: Option<i64>,
-    /// The access version that the streams were last checked against.
-    access_version: Option<i64>,
-    streams: HashMap<u64, Stream>,
+/// Whoever must know which chats have streams here. Called in the order in which it happens, and under a lock: must not wait, nor call back.
+pub trait Interest: Send + Sync {
+    /// The chat has its first stream here.
+    fn begins(&self, chat_id: ChatId);
+
+    /// Its last one is gone.
+    fn ends(&self, chat_id: ChatId);
 }
 
-struct Stream {
-    user_id: UserId,
-    /// Of a trusted role: reads without being a member.
-    trusted: bool,
-    mailbox: Arc<Mailbox>,
+/// Chats in which messages came early, for whoever reads what is missing.
+pub struct Holes(mpsc::Receiver<ChatId>);
+
+impl Holes {
+    /// The next chat; what its hole is, and whether it still is one, tells [`Registry::hole`].
+    pub async fn next(&mut self) -> Option<ChatId> {
+        self.0.recv().await
+    }
+}
+
+/// Messages that are missing between what went through and what was heard of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hole {
+    /// The last sequence that went through.
+    pub head: i64,
+    /// Since when.
+    pub since: Instant,
 }
 
 impl Registry {
+    /// Of a node that is alone.
     pub fn new() -> Arc<Self> {
+        Self::with(None)
+    }
+
+    /// Of one node among several.
+    pub fn shared(interest: Arc<dyn Interest>) -> (Arc<Self>, Holes) {
+        let (sender, receiver) = mpsc::channel(HOLES_MAX);
+        (Self::with(Some(Shared { interest, holes: sender, told: AtomicU64::new(0) })), Holes(receiver))
+    }
+
+    fn with(shared: Option<Shared>) -> Arc<Self> {
         Arc::new(Self {
             shards: std::array::from_fn(|_| Mutex::default()),
             next_key: AtomicU64::new(1),
             subscriptions: AtomicUsize::new(0),
+            shared,
         })
     }
 
@@ -61,29 +90,58 @@ impl Registry {
     ) -> (Subscription, broadcast::Receiver<Arc<Delivery>>) {
         let key = self.next_key.fetch_add(1, Ordering::Relaxed);
         let mut shard = self.shard(chat_id);
-        let channel = shard
-            .entry(chat_id)
-            .or_insert_with(|| Arc::new(Channel { sender: broadcast::Sender::new(RING_SLOTS), state: Mutex::default() }));
+        let channel = match shard.entry(chat_id) {
+            Entry::Occupied(known) => Arc::clone(known.get()),
+            Entry::Vacant(new) => {
+                if let Some(shared) = &self.shared {
+                    shared.interest.begins(chat_id);
+                }
+                Arc::clone(new.insert(Channel::new()))
+            }
+        };
         let receiver = channel.sender.subscribe();
         channel.state().streams.insert(key, Stream { user_id, trusted, mailbox });
-        let channel = Arc::clone(channel);
         drop(shard);
         self.subscriptions.fetch_add(1, Ordering::Relaxed);
         (Subscription { registry: Arc::clone(self), channel, chat_id, key }, receiver)
     }
 
-    /// Takes a message to this process's streams of its chat. One that went through before is dropped; behind a hole
-    /// the message goes through and each stream reads what it lacks.
+    /// Takes a message to this process's streams of its chat. One that went through before is dropped. Of a node that is alone, a message
+    /// behind a hole goes through, and each stream reads what it lacks; among several nodes it is held until its turn comes.
     pub fn deliver(&self, delivery: Arc<Delivery>) {
-        let Some(channel) = self.channel(delivery.message.chat_id) else { return };
+        let chat_id = delivery.message.chat_id;
+        let Some(channel) = self.channel(chat_id) else { return };
         let mut state = channel.state();
-        let sequence = delivery.message.sequence;
-        if state.head.is_some_and(|head| sequence <= head) {
-            return;
+        match &self.shared {
+            None => channel.deliver(&mut state, delivery),
+            Some(shared) => {
+                if channel.deliver_in_order(&mut state, delivery) {
+                    shared.tell(chat_id, &mut state);
+                }
+            }
         }
-        state.head = Some(sequence);
-        // Under the lock, so that the ring's order is the order of sequences. An error says that nobody listens.
-        drop(channel.sender.send(delivery));
+    }
+
+    /// What is missing in a chat that [`Holes`] named. `None`: nothing, and the chat will be named again when something is.
+    pub fn hole(&self, chat_id: ChatId) -> Option<Hole> {
+        let channel = self.channel(chat_id)?;
+        let mut state = channel.state();
+        let head = state.head?;
+        Some(Hole { head, since: state.early.hole(head)? })
+    }
+
+    /// The repository has no message beyond this one: what was heard of such is forgotten.
+    pub fn nothing_beyond(&self, chat_id: ChatId, last_sequence: i64) {
+        if let Some(channel) = self.channel(chat_id) {
+            channel.state().early.nothing_beyond(last_sequence);
+        }
+    }
+
+    /// What is missing can't be read now: it is left to the sweep.
+    pub fn leave_hole(&self, chat_id: ChatId) {
+        if let Some(channel) = self.channel(chat_id) {
+            channel.state().early.give_up();
+        }
     }
 
     /// Tells streams that their access to a chat has ended.
@@ -145,6 +203,11 @@ impl Registry {
         self.subscriptions.load(Ordering::Relaxed)
     }
 
+    /// How often a message came so early that somebody was told, for metrics and tests.
+    pub fn hole_count(&self) -> u64 {
+        self.shared.as_ref().map_or(0, |shared| shared.told.load(Ordering::Relaxed))
+    }
+
     fn channel(&self, chat_id: ChatId) -> Option<Arc<Channel>> {
         self.shard(chat_id).get(&chat_id).cloned()
     }
@@ -154,15 +217,13 @@ impl Registry {
     }
 }
 
-impl Channel {
-    fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
+impl Shared {
+    fn tell(&self, chat_id: ChatId, state: &mut State) {
+        self.told.fetch_add(1, Ordering::Relaxed);
+        if self.holes.try_send(chat_id).is_err() {
+            state.early.give_up();
+        }
     }
-}
-
-/// What these locks guard is consistent after each statement, so a panic elsewhere spoils nothing.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A stream's place in a chat; dropping it gives the place up.
@@ -186,7 +247,14 @@ impl Subscription {
     pub fn joined_at(&self, last_sequence: i64, access_version: i64) -> i64 {
         let mut state = self.channel.state();
         state.access_version = Some(state.access_version.map_or(access_version, |known| known.min(access_version)));
-        last_sequence.max(*state.head.get_or_insert(last_sequence))
+        let head = *state.head.get_or_insert(last_sequence);
+        // What came while nobody had joined.
+        if let Some(shared) = &self.registry.shared
+            && self.channel.catch_up(&mut state)
+        {
+            shared.tell(self.chat_id, &mut state);
+        }
+        last_sequence.max(head)
     }
 }
 
@@ -200,6 +268,9 @@ impl Drop for Subscription {
         };
         if empty {
             shard.remove(&self.chat_id);
+            if let Some(shared) = &self.registry.shared {
+                shared.interest.ends(self.chat_id);
+            }
         }
         drop(shard);
         self.registry.subscriptions.fetch_sub(1, Ordering::Relaxed);
@@ -207,74 +278,4 @@ impl Drop for Subscription {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::{Message, Timestamp};
-
-    fn delivery(chat_id: ChatId, sequence: i64) -> Arc<Delivery> {
-        Delivery::new(Message {
-            chat_id,
-            sequence,
-            sender_id: UserId::new("alice"),
-            client_message_id: sequence.to_string(),
-            text: "hello".into(),
-            created_at: Timestamp::from_micros(sequence),
-        })
-    }
-
-    fn subscribe(
-        registry: &Arc<Registry>,
-        chat_id: ChatId,
-        user: &str,
-    ) -> (Subscription, broadcast::Receiver<Arc<Delivery>>, Arc<Mailbox>) {
-        let mailbox = Arc::new(Mailbox::default());
-        let (subscription, receiver) = registry.subscribe(chat_id, UserId::new(user), false, Arc::clone(&mailbox));
-        (subscription, receiver, mailbox)
-    }
-
-    #[test]
-    fn a_chat_without_subscribers_takes_no_memory() {
-        let (registry, chat) = (Registry::new(), ChatId::generate());
-        let first = subscribe(&registry, chat, "alice");
-        let second = subscribe(&registry, chat, "bob");
-        drop(first);
-        assert_eq!(registry.chats(), [chat]);
-        drop(second);
-        assert_eq!((registry.chats().len(), registry.subscription_count()), (0, 0));
-    }
-
-    #[test]
-    fn what_went_through_before_is_not_delivered_again() {
-        let (registry, chat) = (Registry::new(), ChatId::generate());
-        let (_subscription, mut receiver, _) = subscribe(&registry, chat, "alice");
-        for sequence in [1, 2, 2, 1, 3] {
-            registry.deliver(delivery(chat, sequence));
-        }
-        let received: Vec<i64> = std::iter::from_fn(|| receiver.try_recv().ok()).map(|d| d.message.sequence).collect();
-        assert_eq!(received, [1, 2, 3]);
-    }
-
-    #[tokio::test]
-    async fn an_eviction_reaches_the_removed_users_streams_only() {
-        let (registry, chat) = (Registry::new(), ChatId::generate());
-        let (subscription, _receiver, mailbox) = subscribe(&registry, chat, "bob");
-        let (_other, _other_receiver, other_mailbox) = subscribe(&registry, chat, "alice");
-        registry.evict(&AccessEnd::Removed { chat_id: chat, user_id: UserId::new("bob") });
-        assert_eq!(mailbox.take().await, [(chat, subscription.key(), Eviction::Removed)]);
-        registry.evict(&AccessEnd::Deleted { chat_id: chat });
-        assert_eq!(other_mailbox.take().await.len(), 1, "only the deletion");
-    }
-
-    #[test]
-    fn a_message_whose_publish_was_lost_shows_as_behind() {
-        let (registry, chat) = (Registry::new(), ChatId::generate());
-        let (subscription, _receiver, _) = subscribe(&registry, chat, "alice");
-        assert_eq!(subscription.joined_at(4, 1), 4);
-        assert_eq!(subscription.joined_at(2, 1), 4, "one that joined behind must read up to the head");
-        let position = |last_sequence| ChatPosition { chat_id: chat, last_sequence, access_version: 1 };
-        assert_eq!(registry.behind(&position(4)), None);
-        assert_eq!(registry.behind(&position(5)), Some(4));
-        registry.deliver(delivery(chat, 5));
-        assert_eq!(registry.behind(&position(5)), None);
-    }
-}
+mod tests;

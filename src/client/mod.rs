@@ -6,9 +6,12 @@
 //! - [`keys`]: public keys that verify tokens, and which algorithm each is for.
 //! - [`jwks`]: a key set that is kept up to date.
 //! - [`access`]: the Auth Service.
+//!
+//! And Redis ([`redis`]), which tells and counts between nodes and of which nothing depends on an answer.
 
 pub mod access;
 pub mod fetch;
 pub mod jwks;
 pub mod keys;
+pub mod redis;
 pub mod trust;

@@ -3,6 +3,7 @@
 mod auth;
 pub mod duration;
 pub mod rate;
+mod redis;
 mod validated;
 
 use std::ffi::OsStr;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+pub use self::redis::RedisConfig;
 pub use auth::{AuthKey, load_secret, roles_claim};
 pub use validated::{Config, ConfigError, Store};
 
@@ -36,6 +38,8 @@ pub struct ServeArgs {
     pub admin_listen: SocketAddr,
     #[command(flatten)]
     pub database: DatabaseArgs,
+    #[command(flatten)]
+    pub redis: RedisArgs,
     #[command(flatten)]
     pub tls: TlsArgs,
     #[command(flatten)]
@@ -63,6 +67,16 @@ pub struct DatabaseArgs {
     /// Bring the database's schema up to date at the start
     #[arg(long, env = "CHAT_MIGRATE", default_value_t = true, action = clap::ArgAction::Set)]
     pub migrate: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct RedisArgs {
+    /// What nodes reach each other by: redis://USER:PASSWORD@HOST:PORT, rediss:// for TLS, or some servers of a Cluster, separated by commas; empty: one node alone
+    #[arg(long, env = "REDIS_URL", default_value = "", hide_default_value = true, hide_env_values = true)]
+    pub redis_url: Secret<String>,
+    /// What channels and keys in Redis begin with: sets deployments apart that share one
+    #[arg(long, env = "CHAT_REDIS_PREFIX", default_value = "chat:")]
+    pub redis_prefix: String,
 }
 
 #[derive(Args, Clone, Debug)]

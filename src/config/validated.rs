@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::auth::{AuthKey, auth_key};
+use super::redis::{RedisConfig, redis};
 use super::{DatabaseArgs, ServeArgs, unless_empty};
 use crate::model::Secret;
 
@@ -43,6 +44,14 @@ pub enum ConfigError {
     ShortSecret { path: PathBuf },
     #[error("CHAT_TLS_CLIENT_CA asks for clients' certificates, and CHAT_INSECURE=true turns TLS off; set one of them")]
     ClientCaWithoutTls,
+    #[error(
+        "REDIS_URL is set, and DATABASE_URL is an SQLite file, which one node has for itself; set DATABASE_URL to postgres://…, or unset REDIS_URL"
+    )]
+    RedisWithSqlite,
+    #[error(
+        "CHAT_REDIS_PREFIX is longer than 64 characters, or has others than printable ASCII without spaces and braces; correct it, for example to chat:"
+    )]
+    RedisPrefix,
     #[error("CHAT_SWEEP_INTERVAL is {0:?}; set it to 10ms or more, for example 2s")]
     ShortSweepInterval(Duration),
     #[error("CHAT_LISTEN is {0}, beyond loopback, and CHAT_AUTH_SECRET is a development secret; use a secret of your own")]
@@ -83,6 +92,8 @@ impl Store {
 pub struct Config {
     pub args: ServeArgs,
     pub store: Store,
+    /// `None`: this node is alone.
+    pub redis: Option<RedisConfig>,
     pub key: AuthKey,
     /// Tokens are signed with a development secret: the server prints ready commands.
     pub development: bool,
@@ -91,6 +102,7 @@ pub struct Config {
 impl Config {
     pub fn of(args: ServeArgs) -> Result<Self, ConfigError> {
         let store = Store::of(&args.database)?;
+        let redis = redis(&args.redis, &store)?;
         if args.sweep_interval < SWEEP_INTERVAL_MIN {
             return Err(ConfigError::ShortSweepInterval(args.sweep_interval));
         }
@@ -101,7 +113,7 @@ impl Config {
         if args.tls.insecure && unless_empty(&args.tls.tls_client_ca).is_some() {
             return Err(ConfigError::ClientCaWithoutTls);
         }
-        Ok(Self { args, store, key, development })
+        Ok(Self { args, store, redis, key, development })
     }
 }
 

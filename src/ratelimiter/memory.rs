@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use governor::clock::{Clock, MonotonicClock};
+use governor::clock::{Clock, MonotonicClock, Reference};
 use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
 use governor::state::StateStore;
@@ -18,9 +18,12 @@ use crate::model::{Rate, UserId};
 /// Keys of one kind that have a bucket of their own. Beyond it, buckets that are full again are dropped, as they are like new ones, and while
 /// that gives no room all newcomers share one bucket: a flood of keys costs no more than this much memory, and those who were there
 /// before keep their own.
-const KEYS_MAX: usize = 100_000;
+pub(super) const KEYS_MAX: usize = 100_000;
 /// How often a full store is looked through for buckets to drop.
 const DROP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The longest time that a bucket may be said to take until it is full again: whoever says more doesn't count right.
+const FULL_IN_MAX: Duration = Duration::from_secs(3600);
 
 /// The rate of each kind; `None`: no limit.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,7 +33,19 @@ pub struct Rates {
     pub address: Option<Rate>,
 }
 
+impl Rates {
+    /// The rate that counts for a check.
+    pub(super) fn of(&self, check: Check<'_>) -> Option<Rate> {
+        match check {
+            Check::Send(_) => self.user_sends,
+            Check::Call(_) => self.user_calls,
+            Check::Address(_) => self.address,
+        }
+    }
+}
+
 pub struct MemoryLimiter<C: Clock = MonotonicClock> {
+    clock: C,
     sends: Option<Limit<UserId, C>>,
     calls: Option<Limit<UserId, C>>,
     addresses: Option<Limit<IpAddr, C>>,
@@ -43,11 +58,27 @@ impl MemoryLimiter {
 }
 
 impl<C: Clock + Clone> MemoryLimiter<C> {
-    fn with_clock(rates: Rates, keys_max: usize, clock: &C) -> Self {
+    pub(super) fn with_clock(rates: Rates, keys_max: usize, clock: &C) -> Self {
         Self {
+            clock: clock.clone(),
             sends: rates.user_sends.map(|rate| Limit::new(rate, keys_max, clock)),
             calls: rates.user_calls.map(|rate| Limit::new(rate, keys_max, clock)),
             addresses: rates.address.map(|rate| Limit::new(rate, keys_max, clock)),
+        }
+    }
+}
+
+impl<C: Clock> MemoryLimiter<C> {
+    pub(super) fn now(&self) -> C::Instant {
+        self.clock.now()
+    }
+
+    /// Notes that a bucket is emptier than is known here: full again only `full_in` after `since`.
+    pub(super) fn raise(&self, check: Check<'_>, since: C::Instant, full_in: Duration) {
+        match check {
+            Check::Send(user) => self.sends.iter().for_each(|limit| limit.raise(user, since, full_in)),
+            Check::Call(user) => self.calls.iter().for_each(|limit| limit.raise(user, since, full_in)),
+            Check::Address(address) => self.addresses.iter().for_each(|limit| limit.raise(&address, since, full_in)),
         }
     }
 }
@@ -71,7 +102,11 @@ where
     K: Hash + Eq + Clone,
     C: Clock,
 {
-    governor: Governor<K, Buckets<K>, C, NoOpMiddleware<C::Instant>>,
+    governor: Governor<K, SharedBuckets<K>, C, NoOpMiddleware<C::Instant>>,
+    /// The governor's own.
+    buckets: Arc<Buckets<K>>,
+    /// When the governor's time began.
+    began: C::Instant,
     clock: C,
 }
 
@@ -82,7 +117,9 @@ where
 {
     fn new(rate: Rate, keys_max: usize, clock: &C) -> Self {
         let quota = Quota::per_second(rate.per_second).allow_burst(rate.burst);
-        Self { governor: Governor::new(quota, Buckets::new(quota, keys_max), clock.clone()), clock: clock.clone() }
+        let buckets = Arc::new(Buckets::new(quota, keys_max));
+        let governor = Governor::new(quota, SharedBuckets(Arc::clone(&buckets)), clock.clone());
+        Self { governor, buckets, began: clock.now(), clock: clock.clone() }
     }
 }
 
@@ -93,6 +130,26 @@ where
 {
     fn check(&self, key: &K) -> Result<(), RetryAfter> {
         self.governor.check_key(key).map_err(|not_until| RetryAfter(not_until.wait_time_from(self.clock.now())))
+    }
+
+    fn raise(&self, key: &K, since: C::Instant, full_in: Duration) {
+        let since = since.duration_since(self.began).as_u64();
+        let full_in = u64::try_from(full_in.min(FULL_IN_MAX).as_nanos()).unwrap_or(u64::MAX);
+        self.buckets.raise(key, since, since.saturating_add(full_in));
+    }
+}
+
+/// For the governor, which wants its store for itself.
+struct SharedBuckets<K>(Arc<Buckets<K>>);
+
+impl<K: Hash + Eq + Clone> StateStore for SharedBuckets<K> {
+    type Key = K;
+
+    fn measure_and_replace<T, F, E>(&self, key: &K, measure: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        self.0.measure_and_replace(key, measure)
     }
 }
 
@@ -118,16 +175,18 @@ impl<K> Buckets<K> {
         let cost = u64::try_from(quota.replenish_interval().as_nanos()).unwrap_or(u64::MAX).max(1);
         Self { state: Mutex::new(state), keys_max, cost }
     }
+
+    fn state(&self) -> MutexGuard<'_, State<K>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-impl<K: Hash + Eq + Clone> StateStore for Buckets<K> {
-    type Key = K;
-
+impl<K: Hash + Eq + Clone> Buckets<K> {
     fn measure_and_replace<T, F, E>(&self, key: &K, measure: F) -> Result<T, E>
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         if let Some(full_at) = state.full_at.get_mut(key) {
             let (outcome, next) = measure(Some(Nanos::from(*full_at)))?;
             *full_at = next.as_u64();
@@ -143,6 +202,15 @@ impl<K: Hash + Eq + Clone> StateStore for Buckets<K> {
         let (outcome, next) = measure(state.shared_full_at.map(Nanos::from))?;
         state.shared_full_at = Some(next.as_u64());
         Ok(outcome)
+    }
+
+    fn raise(&self, key: &K, now: u64, full_at: u64) {
+        let mut state = self.state();
+        if let Some(known) = state.full_at.get_mut(key) {
+            *known = full_at.max(*known);
+        } else if state.has_room(self.keys_max, now) {
+            state.full_at.insert(key.clone(), full_at);
+        }
     }
 }
 
@@ -206,6 +274,18 @@ mod tests {
     }
 
     #[test]
+    fn what_others_took_counts_and_never_less_than_what_was_known() {
+        let (limiter, clock) = limiter(Rates { user_sends: rate(10, 3), ..Rates::default() }, 10);
+        let alice = UserId::new("alice");
+        clock.advance(Duration::from_secs(1));
+        limiter.raise(Check::Send(&alice), limiter.now(), Duration::from_millis(200));
+        assert_eq!(limiter.check(Check::Send(&alice)), Ok(()), "two of three are taken");
+        assert_eq!(limiter.check(Check::Send(&alice)), Err(RetryAfter(Duration::from_millis(100))));
+        limiter.raise(Check::Send(&alice), limiter.now(), Duration::ZERO);
+        assert!(limiter.check(Check::Send(&alice)).is_err());
+    }
+
+    #[test]
     fn without_a_rate_there_is_no_limit() {
         let (limiter, _clock) = limiter(Rates::default(), 10);
         let alice = UserId::new("alice");
@@ -223,7 +303,6 @@ mod tests {
         // Full again, so as good as new: their places are free.
         clock.advance(Duration::from_secs(2));
         assert!((10_000..10_050).all(|number| limiter.check(Check::Address(address(number))).is_ok()));
-        let buckets = limiter.addresses.unwrap().governor.into_state_store();
-        assert!(buckets.state.into_inner().unwrap().full_at.len() <= KEYS);
+        assert!(limiter.addresses.unwrap().buckets.state().full_at.len() <= KEYS);
     }
 }

@@ -1,8 +1,11 @@
 //! How often a user or an address may do something.
 //!
 //! - [`memory`]: counts in this process.
+//! - [`shared`]: counts that nodes share, of which [`redis`] keeps the ledger.
 
 pub mod memory;
+pub mod redis;
+pub mod shared;
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -6,15 +6,13 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::CATCH_UP_PAGE_BYTES;
+use super::healing::read_behind;
 use crate::broker::{AccessEnd, Delivery, Registry};
-use crate::model::{Bound, ChatId, ChatPosition, PageQuery, Reader, SystemRole, UserId};
+use crate::model::{ChatId, ChatPosition, UserId};
 use crate::repository::{ChatRepository, MessageRepository, Result};
 
 /// Chats in one query of the sweep.
 const SWEEP_CHATS_MAX: usize = 1_000;
-/// Messages in one read of the sweep.
-const SWEEP_PAGE_MESSAGES: usize = 256;
 /// Rows that one purge transaction removes.
 const PURGE_ROWS_MAX: usize = 1_000;
 /// How often deleted chats are looked for.
@@ -77,15 +75,8 @@ impl Sweep {
     /// Reads what was committed but never went through, once for all of the chat's streams.
     async fn heal(&self, position: &ChatPosition) -> Result<()> {
         while let Some(head) = self.registry.behind(position) {
-            let reader = Reader { user_id: UserId::new("sweep"), role: SystemRole::Service };
-            let query = PageQuery {
-                chat_id: position.chat_id,
-                reader,
-                bound: Bound::After(head),
-                limit: SWEEP_PAGE_MESSAGES,
-                max_bytes: CATCH_UP_PAGE_BYTES,
-            };
-            let Some(page) = self.messages.page(&query).await?.filter(|page| !page.messages.is_empty()) else { break };
+            let page = read_behind(self.messages.as_ref(), position.chat_id, head).await?;
+            let Some(page) = page.filter(|page| !page.messages.is_empty()) else { break };
             for message in page.messages {
                 self.registry.deliver(Delivery::new(message));
             }

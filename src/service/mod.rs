@@ -4,12 +4,14 @@ pub mod append;
 mod background;
 mod chats;
 mod error;
+mod healing;
 
 use std::sync::Arc;
 
 pub use background::{run_purge, run_sweep};
 pub use chats::{ChatPage, ChatWithMembers, CreateChat};
 pub use error::Error;
+pub use healing::run_healer;
 
 use append::{Appender, Reply, Settled};
 use tokio::sync::{broadcast, mpsc};
@@ -109,11 +111,12 @@ impl ChatService {
         self.messages.page(&query).await?.ok_or(Error::ChatNotFound)
     }
 
-    /// Subscribes a stream to a chat, then checks membership, then tells where the chat stands: in this order nothing
-    /// falls between.
+    /// Subscribes a stream to a chat, here and at the other nodes, then checks membership, then tells where the chat stands: in this
+    /// order nothing falls between.
     pub async fn join(&self, caller: &Identity, chat_id: ChatId, after_sequence: Option<i64>, mailbox: Arc<Mailbox>) -> Result<Joined> {
         let trusted = caller.role.is_trusted();
         let (subscription, receiver) = self.registry.subscribe(chat_id, caller.user_id.clone(), trusted, mailbox);
+        self.broker.listening(chat_id).await;
         let view = self.chats.find(chat_id, &caller.user_id).await?.ok_or(Error::ChatNotFound)?;
         if !allows(Action::Read, caller.role, view.role) {
             return Err(Error::ChatNotFound);

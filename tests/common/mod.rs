@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod process;
+pub mod redis_server;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use chat_service::app::server::{Server, StartError, Times};
 use chat_service::app::{certs, token};
-use chat_service::broker::Registry;
+use chat_service::broker::{BrokerStats, Registry};
 use chat_service::config::{Config, ServeArgs};
 use chat_service::pb::chat::v1::chat_service_client::ChatServiceClient;
 use chat_service::pb::chat::v1::connect_chat_request::Frame;
@@ -167,6 +168,7 @@ pub struct TestServer {
     pub ground: Arc<Ground>,
     pub port: u16,
     pub registry: Arc<Registry>,
+    pub broker: Arc<BrokerStats>,
     stop: CancellationToken,
     running: Option<tokio::task::JoinHandle<()>>,
 }
@@ -206,8 +208,9 @@ impl TestServer {
         let mut server = Server::build(Config::of(args)?).await?;
         adjust(server.times());
         let (port, registry, stop) = (server.address().port(), server.registry(), CancellationToken::new());
+        let broker = server.broker_stats();
         let running = tokio::spawn(server.run(stop.clone()));
-        Ok(Self { ground, port, registry, stop, running: Some(running) })
+        Ok(Self { ground, port, registry, broker, stop, running: Some(running) })
     }
 
     pub fn begin_stop(&self) {

@@ -27,6 +27,11 @@ pub struct Process {
 impl Process {
     /// The binary's server, once it is ready. Port 0: any. Flags in `more` take the place of the ground's.
     pub async fn serve(ground: &Ground, port: u16, more: &[&str]) -> Self {
+        Self::serve_by(binary(), ground, port, more).await
+    }
+
+    /// By a command that has variables of its own.
+    pub async fn serve_by(mut command: Command, ground: &Ground, port: u16, more: &[&str]) -> Self {
         let mut flags = ground.flags();
         flags[1] = format!("127.0.0.1:{port}");
         for name in more.iter().filter(|flag| flag.starts_with("--")) {
@@ -36,8 +41,8 @@ impl Process {
         }
         // Empty variables count as unset.
         let empty = ["AUTH_PUBLIC_KEY", "AUTH_JWKS_URL", "AUTH_SERVICE_URL", "AUTH_CA", "AUTH_ISSUER", "AUTH_AUDIENCE", "AUTH_ROLES_CLAIM"];
-        let empty = empty.into_iter().chain(["TLS_CLIENT_CA", "TRUSTED_PROXIES"]).map(|name| (format!("CHAT_{name}"), ""));
-        let mut command = binary();
+        let empty = empty.into_iter().chain(["TLS_CLIENT_CA", "TRUSTED_PROXIES", "REDIS_PREFIX"]).map(|name| (format!("CHAT_{name}"), ""));
+        let empty = empty.chain([("REDIS_URL".to_owned(), "")]);
         command.arg("serve").args(flags).args(more).env("NO_COLOR", "1").envs(empty).stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();

@@ -11,13 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use chat_service::broker::{Broker, Registry};
+use chat_service::broker::{Broker, Interest, Registry};
 use chat_service::converter::message;
 use chat_service::interceptor::token::{Demands, Key, Verifier};
 use chat_service::model::{ChatId, ChatRole, Identity, MemberChange, NewChat, SystemClock, SystemRole, Timestamp, UserId};
 use chat_service::ratelimiter::memory::{MemoryLimiter, Rates};
 use chat_service::service::append::Appender;
-use chat_service::service::{ChatService, Parts, run_sweep};
+use chat_service::service::{ChatService, Parts, run_healer, run_sweep};
 use chat_service::transport::session::SessionOptions;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -104,7 +104,13 @@ async fn run(script: Script) -> Checked {
         pause_millis: rng.random_range(0..20),
     };
     let store = MemoryStore::new(chats(chat_count, &names), rng.random(), faults);
-    let registry = Registry::new();
+    // Half of the runs as a node among several: what comes early is held, and holes are looked after.
+    let (registry, holes) = if rng.random_bool(0.5) {
+        let (registry, holes) = Registry::shared(Arc::new(Nobody));
+        (registry, Some(holes))
+    } else {
+        (Registry::new(), None)
+    };
     let drops = [0.0, 0.15, 0.5, 1.0][rng.random_range(0..4_usize)];
     let chaos = ChaosBroker::new(Arc::clone(&registry), rng.random(), drops, rng.random_range(0.0..0.3));
     let broker: Arc<dyn Broker> = Arc::new(chaos);
@@ -128,6 +134,7 @@ async fn run(script: Script) -> Checked {
     };
     let stop = CancellationToken::new();
     let sweep = tokio::spawn(run_sweep(store.clone(), store.clone(), Arc::clone(&registry), SWEEP_INTERVAL, stop.clone()));
+    let healer = holes.map(|holes| tokio::spawn(run_healer(store.clone(), Arc::clone(&registry), holes, stop.clone())));
 
     let world = Arc::new(World {
         options,
@@ -158,6 +165,9 @@ async fn run(script: Script) -> Checked {
     visit.await.map_err(|error| format!("the guest failed: {error}"))?.map_err(|why| format!("the guest: {why}"))?;
     stop.cancel();
     sweep.await.map_err(|error| format!("the sweep failed: {error}"))?;
+    if let Some(healer) = healer {
+        healer.await.map_err(|error| format!("the healer failed: {error}"))?;
+    }
     drop(world);
     for lane in lanes {
         lane.await.map_err(|error| format!("a lane failed: {error}"))?;
@@ -169,6 +179,14 @@ async fn run(script: Script) -> Checked {
         told_true(story, &model).map_err(|why| format!("{}: {why}", story.name))?;
     }
     everything_was_sent(&stories, &model)
+}
+
+/// The chaos sends everything to everybody.
+struct Nobody;
+
+impl Interest for Nobody {
+    fn begins(&self, _: ChatId) {}
+    fn ends(&self, _: ChatId) {}
 }
 
 fn told_true(story: &Story, model: &Model) -> Checked {

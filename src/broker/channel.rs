@@ -1,0 +1,89 @@
+//! One chat that has streams here.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::broadcast;
+
+use super::early::Early;
+use super::{Delivery, Mailbox};
+use crate::model::UserId;
+
+/// Messages that a chat's channel holds for streams that are a little behind. One that falls further behind is told so by
+/// the channel and reads from the repository.
+const RING_SLOTS: usize = 32;
+
+pub(super) struct Channel {
+    pub sender: broadcast::Sender<Arc<Delivery>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    /// The last sequence that went through; unknown until the first delivery or join.
+    pub head: Option<i64>,
+    /// The access version that the streams were last checked against.
+    pub access_version: Option<i64>,
+    pub streams: HashMap<u64, Stream>,
+    /// Used where other nodes publish too.
+    pub early: Early,
+}
+
+pub(super) struct Stream {
+    pub user_id: UserId,
+    /// Of a trusted role: reads without being a member.
+    pub trusted: bool,
+    pub mailbox: Arc<Mailbox>,
+}
+
+impl Channel {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { sender: broadcast::Sender::new(RING_SLOTS), state: Mutex::default() })
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Takes a message from this node. One that went through before is dropped; behind a hole the message goes through and each
+    /// stream reads what it lacks. Under the lock of `state`, so that the ring's order is the order of sequences.
+    pub fn deliver(&self, state: &mut State, delivery: Arc<Delivery>) {
+        let sequence = delivery.message.sequence;
+        if state.head.is_none_or(|head| sequence > head) {
+            self.pass(state, delivery);
+        }
+    }
+
+    /// Takes a message from any node. One that went through before is dropped, one that comes early is held. Returns whether there is
+    /// a hole now that somebody must be told of.
+    pub fn deliver_in_order(&self, state: &mut State, delivery: Arc<Delivery>) -> bool {
+        let sequence = delivery.message.sequence;
+        match state.head {
+            Some(head) if sequence <= head => return false,
+            Some(head) if sequence - 1 == head => self.pass(state, delivery),
+            // Without a head nobody has joined yet: whoever does begins where the repository stands.
+            Some(_) | None => state.early.hold(delivery),
+        }
+        self.catch_up(state)
+    }
+
+    /// Lets through what was held and whose turn has come. Returns whether there is a hole now that somebody must be told of.
+    pub fn catch_up(&self, state: &mut State) -> bool {
+        while let Some(next) = state.head.and_then(|head| state.early.next(head)) {
+            self.pass(state, next);
+        }
+        state.head.is_some_and(|head| state.early.must_tell(head))
+    }
+
+    fn pass(&self, state: &mut State, delivery: Arc<Delivery>) {
+        state.head = Some(delivery.message.sequence);
+        state.early.moved();
+        // An error says that nobody listens.
+        drop(self.sender.send(delivery));
+    }
+}
+
+/// What these locks guard is consistent after each statement, so a panic elsewhere spoils nothing.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
