@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Puts foreign tools, which only widen the checks, into .tools: grpcurl, a Python with grpcio and PyJWT, tokens by Go, jose for
-# Node.js, buf. What is there is kept. Where one can't be had: with CI=true a failure, else a line that says what is skipped.
-# Usage: scripts/tools.sh grpcurl|python|gotokens|jose|buf|all …
+# Node.js, connect-web, buf. What is there is kept. Where one can't be had: with CI=true a failure, else a line that says what is skipped.
+# Usage: scripts/tools.sh grpcurl|python|gotokens|jose|connectweb|buf|all …
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .tools/bin
@@ -43,6 +43,16 @@ jose() {
     absent "tokens by Node.js" "jose"
 }
 
+connectweb() {
+  local packages="@connectrpc/connect@2.2.0 @connectrpc/connect-web@2.2.0 @bufbuild/protobuf@2.17.0"
+  [ "$(cat .tools/npm/connectweb 2>/dev/null)" = "$packages" ] && return
+  rm -f .tools/npm/connectweb
+  command -v npm >/dev/null || { absent "gRPC-web by connect-web" "Node.js"; return; }
+  # Unquoted: one word a package.
+  { npm install --silent --no-audit --no-fund --prefix .tools/npm $packages && echo "$packages" >.tools/npm/connectweb; } >&2 ||
+    absent "gRPC-web by connect-web" "connect-web"
+}
+
 buf() {
   [ -x .tools/npm/node_modules/.bin/buf ] && return
   command -v npm >/dev/null || { absent "buf lint" "Node.js"; return; }
@@ -51,8 +61,8 @@ buf() {
 
 for tool in "$@"; do
   case "$tool" in
-    grpcurl | python | gotokens | jose | buf) "$tool" ;;
-    all) grpcurl; python; gotokens; jose; buf ;;
-    *) echo "tools.sh: there is no tool '$tool'; grpcurl, python, gotokens, jose, buf or all" >&2; exit 2 ;;
+    grpcurl | python | gotokens | jose | connectweb | buf) "$tool" ;;
+    all) grpcurl; python; gotokens; jose; connectweb; buf ;;
+    *) echo "tools.sh: there is no tool '$tool'; grpcurl, python, gotokens, jose, connectweb, buf or all" >&2; exit 2 ;;
   esac
 done
