@@ -43,7 +43,7 @@ const TOKEN_DUE: Duration = Duration::from_secs(10);
 const READ_BYTES: usize = 4 * 1024;
 /// Bytes that are gathered before they are written.
 const WRITE_BYTES: usize = 16 * 1024;
-/// Bytes that may wait to be written: [`WRITE_BYTES`], and an event on top, whose 4,096 characters JSON may write with six bytes each or more.
+/// Bytes that may wait to be written: [`WRITE_BYTES`], and an event on top, whose 4,096 characters take six bytes each at most.
 const WRITE_BYTES_MAX: usize = 256 * 1024;
 
 /// What a socket begins with.
@@ -85,7 +85,7 @@ where
     let (mut outgoing, mut incoming) = socket.split::<Message>();
     let (pulse, mut listener) = (Pulse::default(), Listener::new());
     // One: while it waits, nothing more is read.
-    let (inbound, taken) = mpsc::channel(1);
+    let (inbound, taken) = mpsc::channel::<Result<Frame<Bytes>, Status>>(1);
     let authorization = match opening.authorization {
         Some(authorization) => authorization,
         None => {
