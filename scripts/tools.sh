@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Puts foreign tools, which only widen the checks, into .tools: grpcurl, a Python with grpcio and PyJWT, tokens by Go, jose for
-# Node.js, buf, schemathesis, a browser with puppeteer-core, the Go and TypeScript examples, nginx. What is there is kept. Where one can't be
-# had: with CI=true a failure, else a line that says what is skipped.
-# Usage: scripts/tools.sh grpcurl|python|gotokens|jose|buf|schemathesis|browser|goexample|tsexample|nginx|all …
+# Node.js, connect-web, buf, schemathesis, a browser with puppeteer-core, the Go and TypeScript examples, nginx. What is there is kept. Where one
+# can't be had: with CI=true a failure, else a line that says what is skipped.
+# Usage: scripts/tools.sh grpcurl|python|gotokens|jose|connectweb|buf|schemathesis|browser|goexample|tsexample|nginx|all …
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .tools/bin
@@ -42,6 +42,16 @@ jose() {
   command -v npm >/dev/null || { absent "tokens by Node.js" "Node.js"; return; }
   { npm install --silent --no-audit --no-fund --prefix .tools/npm jose@6.2.18 && echo 6.2.18 >.tools/npm/jose; } >&2 ||
     absent "tokens by Node.js" "jose"
+}
+
+connectweb() {
+  local packages="@connectrpc/connect@2.2.0 @connectrpc/connect-web@2.2.0 @bufbuild/protobuf@2.17.0"
+  [ "$(cat .tools/npm/connectweb 2>/dev/null)" = "$packages" ] && return
+  rm -f .tools/npm/connectweb
+  command -v npm >/dev/null || { absent "gRPC-web by connect-web" "Node.js"; return; }
+  # Unquoted: one word a package.
+  { npm install --silent --no-audit --no-fund --prefix .tools/npm $packages && echo "$packages" >.tools/npm/connectweb; } >&2 ||
+    absent "gRPC-web by connect-web" "connect-web"
 }
 
 buf() {
@@ -112,8 +122,8 @@ nginx() {
 
 for tool in "$@"; do
   case "$tool" in
-    grpcurl | python | gotokens | jose | buf | schemathesis | browser | goexample | tsexample | nginx) "$tool" ;;
-    all) grpcurl; python; gotokens; jose; buf; schemathesis; browser; goexample; tsexample; nginx ;;
-    *) echo "tools.sh: there is no tool '$tool'; grpcurl, python, gotokens, jose, buf, schemathesis, browser, goexample, tsexample, nginx or all" >&2; exit 2 ;;
+    grpcurl | python | gotokens | jose | connectweb | buf | schemathesis | browser | goexample | tsexample | nginx) "$tool" ;;
+    all) grpcurl; python; gotokens; jose; connectweb; buf; schemathesis; browser; goexample; tsexample; nginx ;;
+    *) echo "tools.sh: there is no tool '$tool'; grpcurl, python, gotokens, jose, connectweb, buf, schemathesis, browser, goexample, tsexample, nginx or all" >&2; exit 2 ;;
   esac
 done

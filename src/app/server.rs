@@ -257,6 +257,7 @@ impl Server {
             verifier,
             limiter,
             trusted_proxies: Arc::clone(&trusted_proxies),
+            origins: args.cors_origins.0.into(),
             request_due: times.request_due,
             health,
             reflection: args.reflection,

@@ -2,6 +2,7 @@
 
 mod auth;
 pub mod duration;
+pub mod origins;
 pub mod rate;
 mod redis;
 mod validated;
@@ -19,6 +20,7 @@ pub use validated::{Config, ConfigError, Store};
 
 use crate::model::Secret;
 use duration::parse_duration;
+use origins::{Origins, parse_origins};
 use rate::{Networks, RateLimit, parse_networks, parse_rate};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -55,6 +57,9 @@ pub struct ServeArgs {
     /// Answer gRPC reflection, without a token
     #[arg(long, env = "CHAT_REFLECTION", default_value_t = true, action = clap::ArgAction::Set)]
     pub reflection: bool,
+    /// Origins of the pages, separated by commas, that may use this server beside its own
+    #[arg(long, env = "CHAT_CORS_ORIGINS", default_value = "", hide_default_value = true, value_parser = parse_origins)]
+    pub cors_origins: Origins,
     #[command(flatten)]
     pub log: LogArgs,
 }

@@ -1,9 +1,9 @@
 //! The frames of a stream.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message as _;
 
-use super::{duration, message, timestamp};
+use super::{duration, message as converted, timestamp};
 use crate::model::{ChatId, Message, Timestamp};
 use crate::pb::chat::v1 as pb;
 use crate::pb::chat::v1::connect_chat_response::Event;
@@ -23,10 +23,30 @@ pub fn put_event(out: &mut BytesMut, event: Event) {
     response.encode_raw(out);
 }
 
+/// An encoded message as a gRPC message, uncompressed.
+pub fn message(encoded: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(PREFIX_BYTES + encoded.len());
+    out.put_u8(0);
+    // A client's frame is bounded too.
+    out.put_u32(u32::try_from(encoded.len()).unwrap_or(u32::MAX));
+    out.put_slice(encoded);
+    out.freeze()
+}
+
+/// Takes the first gRPC message off, without its prefix. `None`: it isn't all there yet.
+pub fn take_message(from: &mut BytesMut) -> Option<Bytes> {
+    let length = u32::from_be_bytes(from.get(1..PREFIX_BYTES)?.try_into().ok()?) as usize;
+    if from.len() - PREFIX_BYTES < length {
+        return None;
+    }
+    from.advance(PREFIX_BYTES);
+    Some(from.split_to(length).freeze())
+}
+
 /// A message event as a gRPC message: made once, shared by all its receivers.
 pub fn message_frame(stored: &Message) -> Bytes {
     let mut out = BytesMut::new();
-    put_event(&mut out, Event::Message(message(stored)));
+    put_event(&mut out, Event::Message(converted(stored)));
     out.freeze()
 }
 

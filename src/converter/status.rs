@@ -35,6 +35,11 @@ pub enum Refused {
     UnknownFrame,
     MalformedFrame,
     NeedsHttp2,
+    /// A request for a WebSocket that is none, and why.
+    Handshake(&'static str),
+    OriginNotAllowed,
+    /// A request by gRPC-web that is none, and why.
+    GrpcWeb(&'static str),
     Unhealable,
     Panicked,
     /// Too often; allowed again after this time.
@@ -87,7 +92,14 @@ pub fn refused(refused: Refused) -> Status {
         }
         Refused::UnknownFrame => (Code::InvalidArgument, "UNKNOWN_FRAME", "the frame is empty or of a kind that this server does not know"),
         Refused::MalformedFrame => (Code::InvalidArgument, "MALFORMED_FRAME", "the frame could not be read"),
-        Refused::NeedsHttp2 => (Code::Unimplemented, "NEEDS_HTTP2", "ConnectChat needs HTTP/2"),
+        Refused::NeedsHttp2 => (Code::Unimplemented, "NEEDS_HTTP2", "ConnectChat needs HTTP/2, gRPC-web or a WebSocket"),
+        Refused::Handshake(why) => (Code::InvalidArgument, "WEBSOCKET_HANDSHAKE", why),
+        Refused::OriginNotAllowed => (
+            Code::PermissionDenied,
+            "ORIGIN_NOT_ALLOWED",
+            "pages of this origin may not use this server; CHAT_CORS_ORIGINS lists those that may",
+        ),
+        Refused::GrpcWeb(why) => (Code::InvalidArgument, "GRPC_WEB_REQUEST", why),
         Refused::Unhealable => (Code::DataLoss, "HOLE_IN_STORE", "the store lacks a message of the chat"),
         Refused::Panicked => (Code::Internal, "INTERNAL", "internal error"),
         Refused::RateLimited(_) => (Code::ResourceExhausted, "RATE_LIMITED", "too many requests; try again after the stated time"),

@@ -40,13 +40,18 @@ impl<S: HttpService> Service<Request<Body>> for AddressLimit<S> {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        // Without a peer the request was made in this process.
-        let checked = request.extensions().get::<Peer>().map_or(Ok(()), |Peer(peer)| {
-            let client = client_address(request.headers(), *peer, &self.trusted_proxies);
-            self.limiter.check(Check::Address(client_network(client)))
-        });
+        let checked = check_address(&request, self.limiter.as_ref(), &self.trusted_proxies);
         decide(&mut self.inner, request, checked)
     }
+}
+
+/// Counts a request of its address.
+pub fn check_address(request: &Request<Body>, limiter: &dyn RateLimiter, trusted_proxies: &[Network]) -> Result<(), RetryAfter> {
+    // Without a peer the request was made in this process.
+    request.extensions().get::<Peer>().map_or(Ok(()), |Peer(peer)| {
+        let client = client_address(request.headers(), *peer, trusted_proxies);
+        limiter.check(Check::Address(client_network(client)))
+    })
 }
 
 /// Counts the calls of a user, whom the token names. Health and reflection have none and pass.

@@ -107,7 +107,7 @@ impl HttpBody for LoggedBody {
 /// Whatever shows the request from here on, shows that these are there and not what they are.
 fn hide_credentials(headers: &mut HeaderMap) {
     for (name, value) in headers.iter_mut() {
-        if [header::AUTHORIZATION, header::PROXY_AUTHORIZATION, header::COOKIE].contains(name) {
+        if [header::AUTHORIZATION, header::PROXY_AUTHORIZATION, header::COOKIE, header::SEC_WEBSOCKET_PROTOCOL].contains(name) {
             value.set_sensitive(true);
         }
     }
@@ -133,7 +133,8 @@ mod tests {
         let request = Request::builder()
             .header("authorization", "Bearer hunter2")
             .header("authorization", "Bearer hunter3")
-            .header("cookie", "session=hunter4");
+            .header("cookie", "session=hunter4")
+            .header("sec-websocket-protocol", "chat.v1, bearer.hunter5");
         Log(inner).call(request.body(Body::empty()).unwrap()).await.unwrap();
         let shown = shown.lock().unwrap();
         assert!(shown.contains("authorization") && !shown.contains("hunter"), "{shown}");

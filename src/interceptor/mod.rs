@@ -7,10 +7,14 @@
 //! 4. [`auth`]: verifies the token, or has it verified; nothing behind it runs for strangers.
 //! 5. [`limit::UserLimit`]: behind auth, which says who the user is.
 //! 6. [`deadline`]: innermost: what was let in is answered in time.
+//!
+//! [`cors`] stands between 1 and 2, around everything that `transport` answers: what is refused by the others must be readable by a page too, and
+//! a preflight carries no token.
 
 pub mod address;
 pub mod auth;
 pub mod context;
+pub mod cors;
 pub mod deadline;
 pub mod limit;
 pub mod log;

@@ -1,7 +1,8 @@
 //! A connection's life: the handshake, its requests, and its end: by its client, by a limit, or by the server's stop.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -21,13 +22,33 @@ use tower::ServiceExt;
 use super::frames::{FrameGuard, Protocol, Spoken};
 use super::limits::ConnectionLimits;
 use super::stall::StallGuard;
-use super::stream_task::{Activity, StreamExecutor};
+use super::stream_task::{Activity, Companion, StreamExecutor};
 use crate::interceptor::HttpService;
 use crate::interceptor::address::Peer;
 
 /// In every request's extensions: cancelled when the request's connection, or the whole server, takes its leave. Streams end then, with a reason.
 #[derive(Clone, Debug)]
 pub struct Leaving(pub CancellationToken);
+
+/// In every request's extensions: cancelled by what must be rid of the request's connection at once.
+#[derive(Clone, Debug)]
+pub struct Cut(pub CancellationToken);
+
+/// In every request's extensions: what an upgrade makes of its connection. It lives as the connection did: in its task, with its place and
+/// its age, and drained and cut with it.
+#[derive(Clone, Default)]
+pub struct Successor(Arc<Mutex<Option<Companion>>>);
+
+impl Successor {
+    /// It begins when HTTP has ended.
+    pub fn put(&self, successor: Companion) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(successor);
+    }
+
+    fn take(&self) -> Option<Companion> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
 
 /// Serves a connection to its end. When `draining` is cancelled it takes no new requests and ends with its last one.
 pub async fn serve(
@@ -41,12 +62,10 @@ pub async fn serve(
     // Small frames go out at once.
     drop(stream.set_nodelay(true));
     let stream = StallGuard::new(stream, limits.send_due);
-    // Also cancelled with its parent.
-    let leaving = draining.child_token();
     match tls {
-        None => http(stream, peer, service, limits, leaving, draining).await,
+        None => until_cut(stream, peer, service, limits, draining).await,
         Some(config) => match timeout(limits.handshake_due, TlsAcceptor::from(config).accept(stream)).await {
-            Ok(Ok(stream)) => http(stream, peer, service, limits, leaving, draining).await,
+            Ok(Ok(stream)) => until_cut(stream, peer, service, limits, draining).await,
             Ok(Err(error)) => tracing::debug!(error = %error, "a TLS handshake failed"),
             Err(_) => tracing::debug!("a TLS handshake took too long"),
         },
@@ -61,47 +80,95 @@ enum Reason {
     Age,
 }
 
-async fn http<I>(
-    io: I,
-    peer: IpAddr,
-    service: impl HttpService,
-    limits: &ConnectionLimits,
-    leaving: CancellationToken,
-    draining: &CancellationToken,
-) where
+/// Serves HTTP, and what comes of it, until somebody cuts the connection.
+async fn until_cut<I>(io: I, peer: IpAddr, service: impl HttpService, limits: &ConnectionLimits, draining: &CancellationToken)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let cut = Cut(CancellationToken::new());
+    if cut.0.run_until_cancelled(http(io, peer, service, limits, draining, &cut)).await.is_none() {
+        tracing::debug!("a connection is cut: its client took nothing for too long");
+    }
+}
+
+async fn http<I>(io: I, peer: IpAddr, service: impl HttpService, limits: &ConnectionLimits, draining: &CancellationToken, cut: &Cut)
+where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (io, spoken) = FrameGuard::new(io, limits.control_frames_per_second_max);
     let activity = Activity::new();
     let builder = builder(limits, &activity);
-    let told = leaving.clone();
+    // Also cancelled with its parent.
+    let leaving = draining.child_token();
+    let successor = Successor::default();
+    let marks = (Peer(peer), Leaving(leaving.clone()), cut.clone(), successor.clone());
     let service = TowerToHyperService::new(service.map_request(move |mut request: http::Request<Incoming>| {
-        request.extensions_mut().insert(Peer(peer));
-        request.extensions_mut().insert(Leaving(told.clone()));
+        let (peer, leaving, cut, successor) = marks.clone();
+        let extensions = request.extensions_mut();
+        extensions.insert(peer);
+        extensions.insert(leaving);
+        extensions.insert(cut);
+        extensions.insert(successor);
         request.map(Body::new)
     }));
-    let mut connection = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(io), service));
+    let mut connection = Box::pin(builder.serve_connection_with_upgrades(TokioIo::new(io), service));
+    let mut age = std::pin::pin!(aged(limits.age_max));
     let reason = tokio::select! {
         biased;
-        ended = connection.as_mut() => return ended_by_itself(ended),
+        ended = connection.as_mut() => {
+            ended_by_itself(ended);
+            let Some(successor) = successor.take() else { return };
+            // Where the upgrade has failed, this tells the successor.
+            drop(connection);
+            return upgraded(successor, age, limits, &leaving, draining).await;
+        }
         () = draining.cancelled() => Reason::Stop,
         () = silent(limits.handshake_due, &spoken) => {
             tracing::debug!("a connection said nothing");
             return;
         }
         () = idle(limits.idle_due, &activity, &spoken) => Reason::Idle,
-        () = aged(limits.age_max) => Reason::Age,
+        () = age.as_mut() => Reason::Age,
     };
-    tracing::debug!(?reason, "a connection is drained");
     leaving.cancel();
     connection.as_mut().graceful_shutdown();
+    let rest = async {
+        ended_by_itself(connection.await);
+        // A request for an upgrade was answered meanwhile.
+        if let Some(successor) = successor.take() {
+            successor.await;
+        }
+    };
+    drain(reason, limits, rest).await;
+}
+
+/// What an upgrade has made of a connection, to its end.
+async fn upgraded(
+    mut successor: Companion,
+    age: Pin<&mut impl Future<Output = ()>>,
+    limits: &ConnectionLimits,
+    leaving: &CancellationToken,
+    draining: &CancellationToken,
+) {
+    let reason = tokio::select! {
+        biased;
+        () = successor.as_mut() => return,
+        () = draining.cancelled() => Reason::Stop,
+        () = age => Reason::Age,
+    };
+    leaving.cancel();
+    drain(reason, limits, successor).await;
+}
+
+/// Waits for what a connection has still to do.
+async fn drain(reason: Reason, limits: &ConnectionLimits, rest: impl Future<Output = ()>) {
+    tracing::debug!(?reason, "a connection is drained");
     if reason == Reason::Stop {
         // The server's stop has a time of its own.
-        return ended_by_itself(connection.await);
+        return rest.await;
     }
-    match timeout(limits.drain_due, connection).await {
-        Ok(ended) => ended_by_itself(ended),
-        Err(_) => tracing::debug!(?reason, "a connection was drained for too long, and is cut"),
+    if timeout(limits.drain_due, rest).await.is_err() {
+        tracing::debug!(?reason, "a connection was drained for too long, and is cut");
     }
 }
 

@@ -19,11 +19,10 @@ use tower::Service;
 use super::assets::{self, Assets};
 use super::dev_token::DevToken;
 use super::gateway::{Gateway, Refusal, refuse_method};
+use super::grpc_web::{GrpcWeb, is_grpc_web};
+use super::websocket::{self, WebSocket};
 use crate::converter::status::Refused;
 use crate::interceptor::HttpService;
-
-/// Where the WebSocket of ConnectChat is.
-pub const CONNECT: &str = "/v1/connect";
 
 /// Who answers a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,9 +39,9 @@ fn speech(headers: &HeaderMap, path: &str) -> Speech {
     let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     let is = |prefix: &[u8]| content_type.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
     match path {
-        _ if is(b"application/grpc-web") => Speech::GrpcWeb,
+        _ if is_grpc_web(headers) => Speech::GrpcWeb,
         _ if is(b"application/grpc") => Speech::Grpc,
-        CONNECT => Speech::WebSocket,
+        websocket::PATH => Speech::WebSocket,
         path if path.starts_with("/v1/") => Speech::Rest,
         _ => Speech::Other,
     }
@@ -52,6 +51,8 @@ fn speech(headers: &HeaderMap, path: &str) -> Speech {
 #[derive(Clone)]
 pub struct Dispatch<G, D> {
     pub grpc: G,
+    pub grpc_web: GrpcWeb<G>,
+    pub websocket: WebSocket<G>,
     pub direct: D,
     pub gateway: Arc<Gateway>,
 }
@@ -81,10 +82,8 @@ impl<G: HttpService, D: HttpService> Service<Request<Body>> for Dispatch<G, D> {
                 }
                 Err(_) => self.direct(request),
             },
-            // gRPC-web's own translation takes its place here, around `self.grpc`.
-            Speech::GrpcWeb => self.direct(request),
-            // The WebSocket takes its place here; until then there is nothing at its path.
-            Speech::WebSocket => self.direct(request),
+            Speech::GrpcWeb => Either::Right(self.grpc_web.call(request)),
+            Speech::WebSocket => Either::Right(Box::pin(self.websocket.call(request))),
             Speech::Other => self.direct(request),
         }
     }
@@ -136,9 +135,8 @@ impl Direct {
             };
         }
         let refusal: Refusal = match speech(request.headers(), request.uri().path()) {
-            Speech::GrpcWeb => Refused::ContentType.into(),
-            // Its path's form would make it a call of REST.
-            Speech::WebSocket => Refused::PathUnknown.into(),
+            // These don't come here; their paths' forms would make them calls of REST.
+            Speech::GrpcWeb | Speech::WebSocket => Refused::PathUnknown.into(),
             _ => self.gateway.open(request).err().unwrap_or(Refused::PathUnknown.into()),
         };
         self.gateway.refuse(refusal)

@@ -1,12 +1,15 @@
-//! How the service is reached: the listener with TLS and its limits, the dispatcher, the handlers, REST, the connected stream's session.
+//! How the service is reached: the listener with TLS and its limits, the dispatcher, the handlers, REST, the connected stream's session, and
+//! the ways in for browsers: gRPC-web and WebSocket.
 
 mod addresses;
 mod assets;
 mod connection;
+mod detached;
 mod dev_token;
 mod dispatch;
 mod frames;
 pub mod gateway;
+mod grpc_web;
 mod handlers;
 pub mod limits;
 pub mod listener;
@@ -15,6 +18,7 @@ pub mod session;
 mod stall;
 mod stream_task;
 pub mod tls;
+mod websocket;
 
 pub use dev_token::DevToken;
 pub use handlers::ChatApi;

@@ -2,26 +2,31 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
 use http::{Request, Response};
 use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
+use tower::Service;
 
 use super::assets::Assets;
 use super::dev_token::DevToken;
 use super::dispatch::{Direct, Dispatch};
 use super::gateway::{Gateway, Unsupported};
+use super::grpc_web::GrpcWeb;
 use super::handlers::{ChatApi, ConnectBody};
+use super::websocket::WebSocket;
 use crate::interceptor::HttpService;
 use crate::interceptor::auth::Auth;
+use crate::interceptor::cors::Cors;
 use crate::interceptor::deadline::Deadline;
 use crate::interceptor::limit::{AddressLimit, UserLimit};
 use crate::interceptor::log::Log;
 use crate::interceptor::panic::CatchPanic;
 use crate::interceptor::token::Verifier;
-use crate::model::{Network, limits};
+use crate::model::{Network, Origin, limits};
 use crate::pb::FILE_DESCRIPTOR_SET;
 use crate::pb::chat::v1::chat_service_server::ChatServiceServer;
 use crate::ratelimiter::RateLimiter;
@@ -32,6 +37,8 @@ pub struct RouteOptions<H> {
     pub limiter: Arc<dyn RateLimiter>,
     /// Proxies that are trusted to say for whom they ask.
     pub trusted_proxies: Arc<[Network]>,
+    /// Of pages that may use this server, beside its own.
+    pub origins: Arc<[Origin]>,
     /// When a call's answer must have begun.
     pub request_due: Duration,
     pub health: HealthServer<H>,
@@ -68,20 +75,26 @@ pub fn routes<H: Health>(options: RouteOptions<H>) -> Result<impl HttpService + 
     let service = Deadline { inner: Answering(router), due: options.request_due };
     let service = UserLimit { inner: service, limiter: Arc::clone(&options.limiter) };
     let service = Auth { inner: service, verifier: options.verifier };
-    let limit_address = AddressLimit { inner: service, limiter: options.limiter, trusted_proxies: options.trusted_proxies };
+    let (limiter, trusted_proxies) = (options.limiter, options.trusted_proxies);
+    let limit_address = AddressLimit { inner: service, limiter: Arc::clone(&limiter), trusted_proxies: Arc::clone(&trusted_proxies) };
+    let calls = CatchPanic(Log(limit_address));
     let gateway = Arc::new(Gateway::new()?);
     let direct = Direct { gateway: Arc::clone(&gateway), assets: Arc::new(Assets::new()), minting: options.minting };
-    let direct = CatchPanic(Log(AddressLimit {
-        inner: direct,
-        limiter: Arc::clone(&limit_address.limiter),
-        trusted_proxies: Arc::clone(&limit_address.trusted_proxies),
-    }));
-    Ok(Dispatch { grpc: CatchPanic(Log(limit_address)), direct, gateway })
+    let direct = AddressLimit { inner: direct, limiter: Arc::clone(&limiter), trusted_proxies: Arc::clone(&trusted_proxies) };
+    let origins = Arc::clone(&options.origins);
+    let dispatch = Dispatch {
+        websocket: WebSocket { calls: calls.clone(), origins, limiter, trusted_proxies },
+        grpc_web: GrpcWeb { calls: calls.clone() },
+        grpc: calls,
+        direct: CatchPanic(Log(direct)),
+        gateway,
+    };
+    Ok(Cors { inner: dispatch, origins: options.origins })
 }
 
 async fn put_connect_body(mut response: Response<Body>) -> Response<Body> {
     match response.extensions_mut().remove::<ConnectBody>().and_then(|body| body.take()) {
-        Some(body) => response.map(|_| Body::new(body)),
+        Some(body) => response.map(|_| body),
         None => response,
     }
 }
@@ -90,13 +103,13 @@ async fn put_connect_body(mut response: Response<Body>) -> Response<Body> {
 #[derive(Clone)]
 struct Answering(axum::Router);
 
-impl tower::Service<Request<Body>> for Answering {
+impl Service<Request<Body>> for Answering {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = <axum::Router as tower::Service<Request<Body>>>::Future;
+    type Future = <axum::Router as Service<Request<Body>>>::Future;
 
-    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Infallible>> {
-        tower::Service::<Request<Body>>::poll_ready(&mut self.0, cx)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Service::<Request<Body>>::poll_ready(&mut self.0, cx)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {

@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 
 use tokio::time::Instant;
 
-type Companion = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub type Companion = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What the stream that is being polled on this thread has attached.
 enum Slot {
@@ -26,14 +26,14 @@ thread_local! {
     static SLOT: RefCell<Slot> = const { RefCell::new(Slot::NoStream) };
 }
 
-/// Attaches a companion to the HTTP/2 stream whose request is being handled. `false`: there is no such stream (HTTP/1).
-pub fn attach(companion: impl Future<Output = ()> + Send + 'static) -> bool {
-    SLOT.with_borrow_mut(|slot| {
-        let free = matches!(slot, Slot::Free);
-        if free {
-            *slot = Slot::Taken(Box::pin(companion));
+/// Attaches a companion to the HTTP/2 stream whose request is being handled; gives it back where there is no such stream (HTTP/1).
+pub fn attach(companion: Companion) -> Result<(), Companion> {
+    SLOT.with_borrow_mut(|slot| match slot {
+        Slot::Free => {
+            *slot = Slot::Taken(companion);
+            Ok(())
         }
-        free
+        Slot::NoStream | Slot::Taken(_) => Err(companion),
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use axum::body::Body;
 use tonic::{Request, Response, Status};
 
 use super::{Answer, ChatApi};
@@ -10,8 +11,8 @@ use crate::model::Identity;
 use crate::pb::chat::v1 as pb;
 use crate::service::Error;
 use crate::transport::connection::Leaving;
-use crate::transport::session::Session;
-use crate::transport::session::outbox::{self, OutboxBody};
+use crate::transport::detached::{DetachedBody, MayDetach};
+use crate::transport::session::{Session, outbox};
 use crate::transport::stream_task;
 
 /// The generated trait wants a stream; the answer's real body goes by [`ConnectBody`], because the generated encoder would copy
@@ -20,10 +21,10 @@ pub type NoStream = futures_util::stream::Empty<Result<pb::ConnectChatResponse, 
 
 /// In a response's extensions: the body that takes the place of the empty one. `routes` puts it there.
 #[derive(Clone)]
-pub struct ConnectBody(Arc<Mutex<Option<OutboxBody>>>);
+pub struct ConnectBody(Arc<Mutex<Option<Body>>>);
 
 impl ConnectBody {
-    pub fn take(&self) -> Option<OutboxBody> {
+    pub fn take(&self) -> Option<Body> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -42,9 +43,13 @@ impl ChatApi {
         }
         let (outbox, body) = outbox::outbox();
         let session = Session::new(options, identity, inbound, outbox);
-        if !stream_task::attach(session.run()) {
-            return Err(status::refused(Refused::NeedsHttp2));
-        }
+        let body = match stream_task::attach(Box::pin(session.run())) {
+            Ok(()) => Body::new(body),
+            Err(session) => match extensions.get() {
+                Some(MayDetach(cut)) => Body::new(DetachedBody::start(session, body, cut.clone())),
+                None => return Err(status::refused(Refused::NeedsHttp2)),
+            },
+        };
         let mut response = Response::new(futures_util::stream::empty());
         response.extensions_mut().insert(ConnectBody(Arc::new(Mutex::new(Some(body)))));
         Ok(response)
