@@ -132,6 +132,9 @@ fn single(kind: &Kind, json: Json, at: At<'_>) -> Result<Value, Violation> {
     }
 }
 
+/// 2^53: every whole number up to it is a float.
+const EXACT_FLOAT_MAX: f64 = 9_007_199_254_740_992.0;
+
 /// A number, or a string that holds one and nothing else.
 fn integer(json: Json, at: At<'_>) -> Result<i128, Violation> {
     let number = match json {
@@ -144,8 +147,10 @@ fn integer(json: Json, at: At<'_>) -> Result<i128, Violation> {
 
 fn whole(number: &Number) -> Option<i128> {
     let exact = number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from));
-    // Written with a fraction or an exponent; what is too large for any kind stays so.
-    exact.or_else(|| number.as_f64().filter(|value| value.fract() == 0.0).map(|value| value as i128))
+    // Written with a fraction or an exponent, or too large. Beyond what a float holds exactly nothing is known of the number that was meant: it
+    // counts as out of every range.
+    let meant = |value: f64| if value.abs() <= EXACT_FLOAT_MAX { value as i128 } else { i128::MAX };
+    exact.or_else(|| number.as_f64().filter(|value| value.fract() == 0.0).map(meant))
 }
 
 fn enumeration(descriptor: &EnumDescriptor, json: Json, at: At<'_>) -> Result<Value, Violation> {

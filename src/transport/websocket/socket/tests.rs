@@ -13,9 +13,12 @@ use super::*;
 
 type Client = WebSocketStream<DuplexStream>;
 
-/// A stream on which nothing happens.
-fn silent_stream(_: Request<Body>) -> std::future::Ready<Result<Response<Body>, Infallible>> {
-    let events = futures_util::stream::pending::<Result<Frame<Bytes>, Status>>();
+/// A stream on which nothing happens, and which goes on listening.
+fn silent_stream(request: Request<Body>) -> std::future::Ready<Result<Response<Body>, Infallible>> {
+    let events = futures_util::stream::unfold(request, async |request| {
+        std::future::pending::<()>().await;
+        Some((Ok::<_, Status>(Frame::data(Bytes::new())), request))
+    });
     std::future::ready(Ok(Response::new(Body::new(StreamBody::new(events)))))
 }
 
