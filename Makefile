@@ -35,7 +35,7 @@ generate-chat-api: ## Generate the API's code and validation (build.rs does it; 
 	@if [ -x $(BUF) ]; then $(BUF) build -o /dev/null; else echo "skipped: buf build"; fi
 
 .PHONY: test
-test: ## Run every test; finds or installs PostgreSQL and starts it
+test: ## Run every test; finds or installs PostgreSQL and Redis and starts them
 	scripts/test.sh
 
 .PHONY: test-faults
