@@ -58,7 +58,7 @@ impl RedisLedger {
                 // The broker tells of servers that are away.
                 tracing::debug!(server = server.name(), error = %error, "a server did not count; this node counts alone");
                 desk.connection = None;
-                desk.retry_at = Instant::now() + desk.backoff.next();
+                desk.retry_at = Instant::now() + desk.backoff.next_pause();
                 vec![None; charges.len()]
             }
         }

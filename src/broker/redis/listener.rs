@@ -46,7 +46,7 @@ pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) {
             Err(error) => error,
         };
         shared.went_away(&link.server, &failure);
-        if link.stop.run_until_cancelled(sleep(backoff.next())).await.is_none() {
+        if link.stop.run_until_cancelled(sleep(backoff.next_pause())).await.is_none() {
             return;
         }
     }

@@ -42,7 +42,7 @@ pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>, mut waiting: Waiti
         shared.went_away(&link.server, &failure);
         // By the time that these could be published, the other nodes have read them.
         shared.stats.count_dropped(waiting.drop_messages());
-        if link.stop.run_until_cancelled(sleep(backoff.next())).await.is_none() {
+        if link.stop.run_until_cancelled(sleep(backoff.next_pause())).await.is_none() {
             return;
         }
     }

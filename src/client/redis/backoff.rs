@@ -22,7 +22,7 @@ impl Default for Backoff {
 
 impl Backoff {
     /// How long to wait before the next try.
-    pub fn next(&mut self) -> Duration {
+    pub fn next_pause(&mut self) -> Duration {
         let pause = self.pause;
         self.pause = (pause * 2).min(PAUSE_MAX);
         rand::rng().random_range(pause / 2..=pause)
@@ -41,10 +41,10 @@ mod tests {
     fn pauses_grow_to_a_bound_and_begin_anew() {
         let mut backoff = Backoff::default();
         for _ in 0..10 {
-            backoff.next();
+            backoff.next_pause();
         }
-        assert!((PAUSE_MAX / 2..=PAUSE_MAX).contains(&backoff.next()));
+        assert!((PAUSE_MAX / 2..=PAUSE_MAX).contains(&backoff.next_pause()));
         backoff.reset();
-        assert!(backoff.next() <= PAUSE);
+        assert!(backoff.next_pause() <= PAUSE);
     }
 }

@@ -72,7 +72,7 @@ impl Servers {
                 }
                 Err(error) => {
                     self.failed(&error);
-                    sleep(backoff.next()).await;
+                    sleep(backoff.next_pause()).await;
                 }
             }
         }
