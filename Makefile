@@ -47,7 +47,7 @@ vendor-proto: ## Third-party protos from their pinned origins; offline they are 
 	scripts/vendor-proto.sh
 
 .PHONY: test
-test: ## Run every test; finds or installs PostgreSQL and starts it
+test: ## Run every test; finds or installs PostgreSQL and Redis and starts them
 	scripts/test.sh
 
 .PHONY: test-faults

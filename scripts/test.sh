@@ -19,7 +19,7 @@ if [ -f .tools/npm/connectweb ]; then export TEST_CONNECT_WEB="$PWD/.tools/npm/n
 
 scripts/with-services.sh cargo test --locked --no-fail-fast -- --test-threads=4
 
-echo "summary: unit tests, the storage suite and the end-to-end tests passed on SQLite and PostgreSQL"
+echo "summary: unit tests, the storage suite and the end-to-end tests passed on SQLite and PostgreSQL, and two nodes on one Redis"
 if [ -z "${TEST_GRPCURL:-}" ]; then echo "skipped: grpcurl"; fi
 if [ -z "${TEST_PYTHON:-}" ]; then echo "skipped: the example in Python, tokens by PyJWT"; fi
 if [ -z "${TEST_GO_TOKENS:-}" ]; then echo "skipped: tokens by golang-jwt"; fi

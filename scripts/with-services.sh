@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs a command with a throwaway PostgreSQL on a free loopback port: TEST_DATABASE_URL and TEST_POSTGRES_BIN tell where.
-# The server keeps fsync on, runs as an unprivileged user where this runs as root, and is gone with the command.
+# Runs a command with a throwaway PostgreSQL and a throwaway Redis on free loopback ports: TEST_DATABASE_URL and TEST_POSTGRES_BIN, and
+# TEST_REDIS_URL and TEST_REDIS_BIN, tell where. PostgreSQL keeps fsync on, Redis keeps nothing; both run as an unprivileged user where
+# this runs as root, and are gone with the command.
 set -euo pipefail
 
 find_bin() {
@@ -11,15 +12,33 @@ find_bin() {
   done
 }
 
+find_redis() {
+  local candidate
+  for candidate in "$(command -v redis-server 2>/dev/null || true)" /opt/homebrew/opt/redis/bin/redis-server /usr/local/opt/redis/bin/redis-server \
+    "$(command -v valkey-server 2>/dev/null || true)"; do
+    if [ -n "$candidate" ] && [ -x "$candidate" ]; then echo "$candidate"; return; fi
+  done
+}
+
+install() {
+  local sudo=""
+  command -v apt-get >/dev/null || return 0
+  echo "installing $1 from the system's packages" >&2
+  [ "$(id -u)" = 0 ] || sudo="sudo -n"
+  { $sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq "$2"; } >&2 || true
+}
+
 bin=$(find_bin)
-if [ -z "$bin" ] && command -v apt-get >/dev/null; then
-  echo "installing PostgreSQL from the system's packages" >&2
-  sudo=""; [ "$(id -u)" = 0 ] || sudo="sudo -n"
-  { $sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq postgresql; } >&2 || true
-  bin=$(find_bin)
-fi
+if [ -z "$bin" ]; then install PostgreSQL postgresql; bin=$(find_bin); fi
 if [ -z "$bin" ]; then
   echo "PostgreSQL's server is not here and could not be installed; install it (apt-get install postgresql, brew install postgresql) and try again" >&2
+  exit 1
+fi
+
+redis=$(find_redis)
+if [ -z "$redis" ]; then install Redis redis-server; redis=$(find_redis); fi
+if [ -z "$redis" ]; then
+  echo "Redis's server (7 or newer) is not here and could not be installed; install it (apt-get install redis-server, brew install redis) and try again" >&2
   exit 1
 fi
 
@@ -35,6 +54,7 @@ fi
 run() { (cd / && ${as[@]+"${as[@]}"} "$@"); }
 
 stop() {
+  if [ -f "$dir/redis.pid" ]; then kill -9 "$(cat "$dir/redis.pid")" 2>/dev/null || true; fi
   run "$bin/pg_ctl" -D "$dir/data" -m immediate -w stop >/dev/null 2>&1 || true
   rm -rf "$dir"
 }
@@ -52,6 +72,28 @@ start() {
 }
 start || start || start || { cat "$dir/log" >&2; exit 1; }
 
+# A port that is taken ends the server again; one that answers is asked whether it is this one.
+start_redis() {
+  local tries answer=""
+  redis_port=$((20000 + RANDOM % 12000))
+  run "$redis" --port "$redis_port" --bind 127.0.0.1 --save "" --appendonly no --dir "$dir" --pidfile "$dir/redis.pid" --logfile "$dir/redis.log" \
+    --daemonize yes >/dev/null 2>&1 || return 1
+  for tries in $(seq 100); do
+    if [ -f "$dir/redis.pid" ] && { exec 3<>"/dev/tcp/127.0.0.1/$redis_port"; } 2>/dev/null; then
+      printf 'INFO server\r\n' >&3
+      while IFS= read -r -t 2 answer <&3; do case "$answer" in process_id:*) break ;; esac; done
+      exec 3>&-
+      [ "process_id:$(cat "$dir/redis.pid")" = "${answer%$'\r'}" ] && return 0
+      return 1
+    fi
+    sleep 0.05
+  done
+  return 1
+}
+start_redis || start_redis || start_redis || { cat "$dir/redis.log" >&2; exit 1; }
+
+export TEST_REDIS_URL="redis://127.0.0.1:$redis_port"
+export TEST_REDIS_BIN="$redis"
 export TEST_DATABASE_URL="postgres://postgres@127.0.0.1:$port/postgres"
 export TEST_POSTGRES_BIN="$bin"
 "$@"

@@ -2,7 +2,7 @@
 //!
 //! The broker's contract: [`Broker::publish`] and [`Broker::announce`] are best effort. Losing what they carry loses no
 //! message and keeps nobody in: streams read what they missed from the repository, and the sweep notices what no stream
-//! could. Whatever comes ends in [`Registry::deliver`] and [`Registry::evict`], the single way into this process's streams.
+//! could. Whatever comes, from this node or another, ends in [`Registry::deliver`] and [`Registry::evict`], the single way into this process's streams.
 
 mod channel;
 mod early;

@@ -133,7 +133,7 @@ where
     }
 
     fn raise(&self, key: &K, since: C::Instant, full_in: Duration) {
-        let since = since.duration_since(self.began).as_u64();
+        let since = Reference::duration_since(&since, self.began).as_u64();
         let full_in = u64::try_from(full_in.min(FULL_IN_MAX).as_nanos()).unwrap_or(u64::MAX);
         self.buckets.raise(key, since, since.saturating_add(full_in));
     }

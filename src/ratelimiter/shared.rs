@@ -169,7 +169,7 @@ impl<C: Clock> SharedLimiter<C> {
             let is_young = self
                 .rates
                 .of(key.check())
-                .is_some_and(|rate| Duration::from(now.duration_since(count.since)) < 2 * time_for(rate, rate.burst.get()));
+                .is_some_and(|rate| Duration::from(Reference::duration_since(&now, count.since)) < 2 * time_for(rate, rate.burst.get()));
             count.is_due || is_young
         });
     }
