@@ -18,6 +18,7 @@ use tower::Service;
 
 use super::assets::{self, Assets};
 use super::dev_token::DevToken;
+use super::drain;
 use super::gateway::{Gateway, Refusal, refuse_method};
 use super::grpc_web::{GrpcWeb, is_grpc_web};
 use super::websocket::{self, WebSocket};
@@ -77,8 +78,9 @@ impl<G: HttpService, D: HttpService> Service<Request<Body>> for Dispatch<G, D> {
             Speech::Rest => match self.gateway.open(&request) {
                 Ok(call) => {
                     let output = call.output();
+                    let (request, rest) = drain::hold(request);
                     let answer = self.grpc.call(call.into_grpc(request));
-                    Either::Right(Box::pin(translated(Arc::clone(&self.gateway), answer, Some(output))))
+                    Either::Right(Box::pin(rest.behind(translated(Arc::clone(&self.gateway), answer, Some(output)))))
                 }
                 Err(_) => self.direct(request),
             },
@@ -93,7 +95,8 @@ impl<G: HttpService, D: HttpService> Dispatch<G, D> {
     fn direct(&mut self, request: Request<Body>) -> Dispatched<G> {
         let is_head = request.method() == Method::HEAD;
         // The layers around it refuse as gRPC does.
-        let answer = translated(Arc::clone(&self.gateway), self.direct.call(request), None);
+        let (request, rest) = drain::hold(request);
+        let answer = rest.behind(translated(Arc::clone(&self.gateway), self.direct.call(request), None));
         Either::Right(Box::pin(async move {
             let answer = answer.await?;
             Ok(if is_head { without_body(answer) } else { answer })

@@ -7,6 +7,7 @@ mod connection;
 mod detached;
 mod dev_token;
 mod dispatch;
+mod drain;
 mod frames;
 pub mod gateway;
 mod grpc_web;

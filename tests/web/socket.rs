@@ -106,7 +106,8 @@ impl Socket {
     /// The reason of the next rejection.
     pub async fn rejected(&mut self) -> String {
         let rejected = self.event_of("rejected").await;
-        rejected["status"]["details"][0]["reason"].as_str().unwrap_or_else(|| panic!("{rejected}")).to_owned()
+        let mut details = rejected["status"]["details"].as_array().into_iter().flatten();
+        details.find_map(|detail| detail["reason"].as_str()).unwrap_or_else(|| panic!("{rejected}")).to_owned()
     }
 
     /// How the socket is closed; events before are passed over.
