@@ -1,37 +1,21 @@
 //! The admin port: probes in plaintext, and the command that asks them.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::http::StatusCode;
-use axum::routing::get;
 use clap::Args;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::repository::ChatRepository;
+use super::probes::Probes;
 
-/// How long the database may take to show that it is there.
-const PING_DUE: Duration = Duration::from_secs(2);
 /// How long `health` waits for an answer.
 const ANSWER_DUE: Duration = Duration::from_secs(3);
 
 /// Serves /healthz (the process lives) and /readyz (it may be sent requests) until `stop`.
-pub async fn serve(listener: TcpListener, chats: Arc<dyn ChatRepository>, draining: CancellationToken, stop: CancellationToken) {
-    let ready = move || async move {
-        if draining.is_cancelled() {
-            return (StatusCode::SERVICE_UNAVAILABLE, "draining\n");
-        }
-        match tokio::time::timeout(PING_DUE, chats.ping()).await {
-            Ok(Ok(())) => (StatusCode::OK, "ready\n"),
-            _ => (StatusCode::SERVICE_UNAVAILABLE, "the database is unreachable\n"),
-        }
-    };
-    let router = Router::new().route("/healthz", get(|| async { "alive\n" })).route("/readyz", get(ready));
-    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+pub async fn serve(listener: TcpListener, probes: Probes, stop: CancellationToken) {
+    let served = axum::serve(listener, probes.router()).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
         tracing::error!(error = %error, "the admin port failed");
     }

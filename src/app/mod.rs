@@ -8,9 +8,11 @@ mod dial;
 mod hints;
 mod identity;
 mod lifecycle;
+mod probes;
 pub mod server;
 mod telemetry;
 pub mod token;
+mod wait;
 
 use std::process::ExitCode;
 
