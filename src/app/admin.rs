@@ -1,6 +1,6 @@
 //! The admin port: probes in plaintext, and the command that asks them.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use clap::Args;
@@ -38,8 +38,13 @@ pub enum HealthError {
 
 /// Asks /readyz.
 pub async fn health(args: HealthArgs) -> Result<(), HealthError> {
+    let mut admin = args.admin;
+    // One that listens on every address is asked on this machine's own.
+    if admin.ip().is_unspecified() {
+        admin.set_ip(if admin.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
     let ask = async {
-        let mut stream = TcpStream::connect(args.admin).await?;
+        let mut stream = TcpStream::connect(admin).await?;
         stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
         let mut answer = Vec::new();
         stream.take(4096).read_to_end(&mut answer).await?;
