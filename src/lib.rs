@@ -14,7 +14,7 @@
 //! | [`interceptor`] | the tower layers every request passes | model, client, converter, ratelimiter |
 //! | [`converter`] | generated types ↔ model, validation, the one status mapping | model, pb, service |
 //! | [`pb`] | generated code | – |
-//! | [`transport`] | listener and TLS, handlers, the stream's session | service, converter, interceptor, ratelimiter |
+//! | [`transport`] | listener and TLS, the dispatcher, REST, handlers, the stream's session | service, converter, interceptor, ratelimiter |
 //! | [`app`] | the only place where concrete types meet; the commands | everything |
 //!
 //! # The way of a message

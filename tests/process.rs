@@ -1,4 +1,4 @@
-//! The real binary as its users run it: kill -9, wrong settings, the terminal client, foreign clients.
+//! The real binary as its users run it: kill -9, wrong settings, the terminal client, grpcurl.
 
 mod common;
 
@@ -201,57 +201,6 @@ fn connect(ground: &Ground, port: u16, sub: &str, chat: &str) -> Child {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap()
-}
-
-/// A terminal client that has sent its lines and shown `shows` messages.
-async fn terminal(ground: &Ground, port: u16, sub: &str, chat: &str, lines: &[&str], shows: usize) -> Vec<String> {
-    let mut child = connect(ground, port, sub, chat);
-    let mut input = child.stdin.take().unwrap();
-    for line in lines {
-        input.write_all(format!("{line}\n").as_bytes()).await.unwrap();
-    }
-    let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut shown = Vec::new();
-    while shown.len() < shows {
-        let line = within(output.next_line()).await.unwrap().expect("the client ended early");
-        // Without the time.
-        shown.push(line.split_once(' ').unwrap().1.to_owned());
-    }
-    drop(input);
-    assert!(within(child.wait()).await.unwrap().success());
-    shown
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn two_terminals_and_a_python_client_see_one_conversation() {
-    let Ok(python) = std::env::var("TEST_PYTHON") else { return eprintln!("skipped: TEST_PYTHON is not set") };
-    let ground = Ground::new(On::Sqlite).await;
-    let server = Process::serve(&ground, 0, &[]).await;
-    let port = server.port;
-    let mut alice = client(&ground, port, &mint("alice", &["user"])).await;
-    let chat = new_chat(&mut alice, &["bob", "carol"]).await;
-    let python = Command::new(python)
-        .arg("tests/foreign/chat_client.py")
-        .args(["--addr", &format!("localhost:{port}"), "--ca", ground.path("certs/ca.pem").to_str().unwrap()])
-        .args(["--token", &mint("carol", &["user"]), "--chat", &chat, "--send", "👋🏽 مرحبا", "--send", "שלום", "--expect", "6"])
-        .kill_on_drop(true)
-        .stderr(Stdio::inherit())
-        .output();
-    let alices = terminal(&ground, port, "alice", &chat, &["Привет", "你好，世界"], 6);
-    let bobs = terminal(&ground, port, "bob", &chat, &["hello", "e\u{301}"], 6);
-    let (python, alices, bobs) = tokio::join!(python, alices, bobs);
-    let python = python.unwrap();
-    assert!(python.status.success());
-    let carols: Vec<String> = String::from_utf8(python.stdout)
-        .unwrap()
-        .lines()
-        .map(|line| {
-            let message: serde_json::Value = serde_json::from_str(line).unwrap();
-            format!("{}: {}", message["sender_id"].as_str().unwrap(), message["text"].as_str().unwrap())
-        })
-        .collect();
-    assert_eq!(alices.len(), 6);
-    assert_eq!((&alices, &alices), (&bobs, &carols));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -52,14 +52,18 @@ fn remove(chat: &str, name: &str) -> RemoveMemberRequest {
 
 /// Reads until the chat is left: why, and how many messages came before.
 async fn left(stream: &mut Stream) -> (LeftReason, i64) {
-    let mut messages = 0;
-    loop {
-        match stream.event().await {
-            Event::Left(left) => return (left.reason(), messages),
-            Event::Message(_) => messages += 1,
-            other => panic!("{other:?}"),
+    // Messages that go on coming must not keep it waiting for ever.
+    within(async {
+        let mut messages = 0;
+        loop {
+            match stream.event().await {
+                Event::Left(left) => return (left.reason(), messages),
+                Event::Message(_) => messages += 1,
+                other => panic!("{other:?}"),
+            }
         }
-    }
+    })
+    .await
 }
 
 /// Sends a message and waits until it is both acknowledged and delivered, in whichever order; returns its sequence.

@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use super::probes::Probes;
 use super::{admin, hints, identity, lifecycle, telemetry, wait};
 use crate::broker::{Broker, LocalBroker, Registry};
-use crate::config::{AuthKey, Config, ConfigError, DatabaseArgs, ServeArgs, Store, unless_empty};
+use crate::config::{Config, ConfigError, DatabaseArgs, ServeArgs, Store, unless_empty};
 use crate::interceptor::token::Verifier;
 use crate::model::{Clock, Network, SystemClock};
 use crate::pb::chat::v1::chat_service_server::ChatServiceServer;
@@ -223,15 +223,14 @@ impl Server {
     }
 
     fn print_hints(&self) {
-        if let (true, AuthKey::Secret(secret)) = (self.config.development, &self.config.key) {
-            hints::print(self.address(), self.config.args.tls.insecure, secret.expose(), &self.config.args.tls.tls_cert);
-        }
+        hints::print(self.address(), &self.config);
     }
 
     /// Serves until `stop`, then stops within the configured time, whatever clients do: streams are told to go, sends in flight
     /// are settled, and what is left at the end is cut.
     pub async fn run(self, stop: CancellationToken) {
         let Self { config, opened, registry, service, lanes, verifier, clock, tls, public, admin, times } = self;
+        let minting = hints::minting(&config);
         let args = config.args;
         let (address, admin_address) = (public.local_addr().ok(), admin.local_addr().ok());
         let (draining, cut, background) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
@@ -272,10 +271,11 @@ impl Server {
             request_due: times.request_due,
             health,
             reflection: args.reflection,
+            minting,
         }) {
             Ok(routes) => routes,
             Err(error) => {
-                tracing::error!(error = %error, "can't serve reflection; set CHAT_REFLECTION=false");
+                tracing::error!(error = %error, "can't serve");
                 return;
             }
         };

@@ -43,6 +43,12 @@ pub enum Refused {
     RateLimited(Duration),
     SendStalled,
     RequestLate,
+    // Of HTTP requests that become no call:
+    BodyTooLarge,
+    BodyBroken,
+    ContentType,
+    MethodNotAllowed,
+    PathUnknown,
 }
 
 pub fn of_error(error: &Error) -> Status {
@@ -91,6 +97,17 @@ pub fn refused(refused: Refused) -> Status {
         Refused::RateLimited(_) => (Code::ResourceExhausted, "RATE_LIMITED", "too many requests; try again after the stated time"),
         Refused::SendStalled => (Code::DeadlineExceeded, "SEND_STALLED", "the client took nothing for too long; read on another stream"),
         Refused::RequestLate => (Code::DeadlineExceeded, "REQUEST_LATE", "the request did not arrive, or was not done, in time"),
+        Refused::BodyTooLarge => (Code::OutOfRange, "BODY_TOO_LARGE", "the request's body is larger than 256 KiB"),
+        Refused::BodyBroken => (Code::InvalidArgument, "BODY_BROKEN", "the request's body broke off or is badly framed"),
+        Refused::ContentType => (
+            Code::InvalidArgument,
+            "CONTENT_TYPE",
+            "this path takes another kind of body: /v1/… application/json in UTF-8, an RPC's own path gRPC",
+        ),
+        Refused::MethodNotAllowed => {
+            (Code::Unimplemented, "METHOD_NOT_ALLOWED", "this path has other methods; the header Allow names them")
+        }
+        Refused::PathUnknown => (Code::NotFound, "PATH_UNKNOWN", "there is nothing at this path"),
     };
     let retry = match refused {
         Refused::RateLimited(wait) => Some(wait),

@@ -41,7 +41,8 @@ impl<S: HttpService> Service<Request<Body>> for Log<S> {
             if let Ok(id) = HeaderValue::from_str(&context.request_id) {
                 response.headers_mut().insert(REQUEST_ID, id);
             }
-            line.code = code_of(response.headers());
+            // What isn't gRPC tells its code beside its headers.
+            line.code = code_of(response.headers()).or_else(|| response.extensions().get::<Code>().copied());
             Ok(response.map(|inner| Body::new(LoggedBody { inner, line })))
         })
     }

@@ -1,8 +1,12 @@
-//! How the service is reached: the listener with TLS and its limits, the handlers, the connected stream's session.
+//! How the service is reached: the listener with TLS and its limits, the dispatcher, the handlers, REST, the connected stream's session.
 
 mod addresses;
+mod assets;
 mod connection;
+mod dev_token;
+mod dispatch;
 mod frames;
+pub mod gateway;
 mod handlers;
 pub mod limits;
 pub mod listener;
@@ -12,5 +16,6 @@ mod stall;
 mod stream_task;
 pub mod tls;
 
+pub use dev_token::DevToken;
 pub use handlers::ChatApi;
-pub use routes::{RouteOptions, routes};
+pub use routes::{RouteError, RouteOptions, routes};

@@ -9,6 +9,10 @@ use http::{Request, Response};
 use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
+use super::assets::Assets;
+use super::dev_token::DevToken;
+use super::dispatch::{Direct, Dispatch};
+use super::gateway::{Gateway, Unsupported};
 use super::handlers::{ChatApi, ConnectBody};
 use crate::converter::status;
 use crate::interceptor::HttpService;
@@ -33,10 +37,21 @@ pub struct RouteOptions<H> {
     pub request_due: Duration,
     pub health: HealthServer<H>,
     pub reflection: bool,
+    /// Tokens for whoever asks, on a development server.
+    pub minting: Option<DevToken>,
+}
+
+/// Why there is no service.
+#[derive(Debug, thiserror::Error)]
+pub enum RouteError {
+    #[error("can't serve reflection: {0}; set CHAT_REFLECTION=false")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    #[error("can't serve REST: {0}")]
+    Gateway(#[from] Unsupported),
 }
 
 /// The public port's service.
-pub fn routes<H: Health>(options: RouteOptions<H>) -> Result<impl HttpService + use<H>, tonic_reflection::server::Error> {
+pub fn routes<H: Health>(options: RouteOptions<H>) -> Result<impl HttpService + use<H>, RouteError> {
     let api = ChatServiceServer::new(options.api).max_decoding_message_size(limits::REQUEST_BYTES_MAX);
     let mut routes = Routes::new(api).add_service(options.health);
     if options.reflection {
@@ -54,8 +69,15 @@ pub fn routes<H: Health>(options: RouteOptions<H>) -> Result<impl HttpService + 
     let service = Deadline { inner: Answering(router), due: options.request_due };
     let service = UserLimit { inner: service, limiter: Arc::clone(&options.limiter) };
     let service = Auth { inner: service, verifier: options.verifier };
-    let service = AddressLimit { inner: service, limiter: options.limiter, trusted_proxies: options.trusted_proxies };
-    Ok(CatchPanic(Log(service)))
+    let limit_address = AddressLimit { inner: service, limiter: options.limiter, trusted_proxies: options.trusted_proxies };
+    let gateway = Arc::new(Gateway::new()?);
+    let direct = Direct { gateway: Arc::clone(&gateway), assets: Arc::new(Assets::new()), minting: options.minting };
+    let direct = CatchPanic(Log(AddressLimit {
+        inner: direct,
+        limiter: Arc::clone(&limit_address.limiter),
+        trusted_proxies: Arc::clone(&limit_address.trusted_proxies),
+    }));
+    Ok(Dispatch { grpc: CatchPanic(Log(limit_address)), direct, gateway })
 }
 
 /// Puts a stream's real body in, and says in this service's words what tonic said in its own.

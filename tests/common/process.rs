@@ -25,10 +25,15 @@ pub struct Process {
 }
 
 impl Process {
-    /// The binary's server, once it is ready. Port 0: any.
+    /// The binary's server, once it is ready. Port 0: any. Flags in `more` take the place of the ground's.
     pub async fn serve(ground: &Ground, port: u16, more: &[&str]) -> Self {
         let mut flags = ground.flags();
         flags[1] = format!("127.0.0.1:{port}");
+        for name in more.iter().filter(|flag| flag.starts_with("--")) {
+            if let Some(at) = flags.iter().position(|flag| flag == name) {
+                flags.drain(at..at + 2);
+            }
+        }
         // Empty variables count as unset.
         let empty = ["AUTH_PUBLIC_KEY", "AUTH_JWKS_URL", "AUTH_SERVICE_URL", "AUTH_CA", "AUTH_ISSUER", "AUTH_AUDIENCE", "AUTH_ROLES_CLAIM"];
         let empty = empty.into_iter().chain(["TLS_CLIENT_CA", "TRUSTED_PROXIES"]).map(|name| (format!("CHAT_{name}"), ""));

@@ -5,10 +5,10 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../harness/mod.rs"]
+mod harness;
 mod hostile;
 mod overload;
-mod postgres;
-mod proxy;
 mod scripts;
 mod stage;
 
@@ -162,8 +162,12 @@ fn print_table(rows: &[Row]) {
     println!("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
     for Row { fault, on, bit, counts, .. } in rows {
         let Counts { sent, acked, rejected, reconnects, lost, duplicated, reordered, holes, phantoms, .. } = counts;
+        let store = match on {
+            On::Sqlite => "SQLite",
+            On::Postgres => "PostgreSQL",
+        };
         println!(
-            "| {fault} | {on:?} | {bit} | {sent} | {acked} | {rejected} | {reconnects} | {lost} | {duplicated} | {reordered} | {holes} | {phantoms} |"
+            "| {fault} | {store} | {bit} | {sent} | {acked} | {rejected} | {reconnects} | {lost} | {duplicated} | {reordered} | {holes} | {phantoms} |"
         );
     }
     println!();

@@ -14,7 +14,7 @@ use tonic::Code;
 use tonic_types::StatusExt;
 
 use crate::common::{Client, On, client, mint, new_chat};
-use crate::proxy::Mode;
+use crate::harness::proxy::Mode;
 use crate::stage::{Needs, Stage};
 
 /// An answer of PostgreSQL takes this long: one lane then takes about 512 messages a second.

@@ -3,8 +3,8 @@
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
+use crate::harness::proxy::Mode;
 use crate::hostile;
-use crate::proxy::Mode;
 use crate::stage::Stage;
 
 /// What the server logs when it can't tell whether a batch was stored, and when a store call failed for good.

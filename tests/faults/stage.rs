@@ -1,24 +1,21 @@
 //! What a fault plays on: a real server process, a store, proxies on both sides, and the checker at work.
 
 use std::collections::HashMap;
-use std::io::{Read, Seek, SeekFrom};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chat_service::app::check::judge;
 use chat_service::app::check::verify::Counts;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
-use crate::common::process::{Process, binary};
+use crate::common::process::Process;
 use crate::common::{Ground, On, within};
-use crate::postgres::{Postgres, is_root, url_at};
-use crate::proxy::Proxy;
+use crate::harness::checker::Checker;
+use crate::harness::postgres::{Postgres, is_root, url_at};
+use crate::harness::proxy::Proxy;
 
-/// Longer than any fault suite takes; the suite ends the checker's sending itself.
-const SENDING_MAX: &str = "30m";
 const POLL: Duration = Duration::from_millis(20);
 
 /// What a fault needs beside a server and a store.
@@ -44,14 +41,7 @@ pub struct Stage {
     needs: Needs,
     /// Said by servers that were restarted since.
     said_before: HashMap<&'static str, u64>,
-    check: Option<Checking>,
-}
-
-struct Checking {
-    child: Child,
-    history: PathBuf,
-    read: u64,
-    acked: u64,
+    check: Option<Checker>,
 }
 
 impl Stage {
@@ -86,57 +76,22 @@ impl Stage {
 
     /// Starts the checker and waits until it is at work.
     pub async fn begin_check(&mut self) {
-        let history = self.ground.path("history.jsonl");
-        let mut command = binary();
-        command
-            .args(["check", "--addr", &format!("https://localhost:{}", self.front.port), "--ca"])
-            .arg(self.ground.path("certs/ca.pem"))
-            .arg("--auth-secret")
-            .arg(self.ground.path("secret"))
-            .arg("--history")
-            .arg(&history)
-            .args(["--duration", SENDING_MAX, "--rate", "300", "--disconnect-every", "2s"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        self.check = Some(Checking { child: command.spawn().unwrap(), history, read: 0, acked: 0 });
-        self.acks(100).await;
+        let address = format!("https://localhost:{}", self.front.port);
+        self.check = Some(Checker::begin(&self.ground, &[address], "history.jsonl").await);
+    }
+
+    fn checker(&mut self) -> &mut Checker {
+        self.check.as_mut().expect("the checker is at work")
     }
 
     /// Messages acknowledged so far.
     pub fn acked(&mut self) -> u64 {
-        let check = self.check.as_mut().expect("the checker is at work");
-        let Ok(mut file) = std::fs::File::open(&check.history) else { return 0 };
-        file.seek(SeekFrom::Start(check.read)).unwrap();
-        let mut new = Vec::new();
-        file.read_to_end(&mut new).unwrap();
-        // Whole lines only; the rest is there the next time.
-        let whole = new.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        check.read += whole as u64;
-        let is_ack = |line: &&[u8]| line.windows(22).any(|window| window == br#""event":"acknowledged""#);
-        check.acked += new[..whole].split(|byte| *byte == b'\n').filter(is_ack).count() as u64;
-        check.acked
+        self.checker().acked()
     }
 
     /// Waits until this many more messages are acknowledged: the service works.
     pub async fn acks(&mut self, more: u64) {
-        let enough = self.acked() + more;
-        let mut polls = tokio::time::interval(POLL);
-        within(async {
-            while self.acked() < enough {
-                if let Some(status) = self.check.as_mut().unwrap().child.try_wait().unwrap() {
-                    panic!("the checker ended early: {status}: {}", self.last_words().await);
-                }
-                polls.tick().await;
-            }
-        })
-        .await;
-    }
-
-    async fn last_words(&mut self) -> String {
-        let check = self.check.take().unwrap();
-        let output = check.child.wait_with_output().await.unwrap();
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+        self.checker().acks(more).await;
     }
 
     /// Holds the stage as it is, for a time that belongs to the fault.
@@ -166,25 +121,14 @@ impl Stage {
         self.server = Process::serve(&self.ground, port, self.needs.flags).await;
     }
 
-    /// Ends the sending, and lets the checker judge: its exit code, what it printed, and the counts.
+    /// Ends the sending, and lets the checker judge: the counts, or what is wrong.
     pub async fn judge(&mut self) -> Result<Counts, String> {
         let check = self.check.take().expect("the checker is at work");
-        let pid = check.child.id().expect("the checker is running");
-        assert!(Command::new("kill").args(["-INT", &pid.to_string()]).status().await.unwrap().success());
-        let output = within(check.child.wait_with_output()).await.unwrap();
-        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-        let said = format!("{printed}{}", String::from_utf8_lossy(&output.stderr));
-        let last = printed.lines().last().unwrap_or_default();
-        if output.status.code() != Some(0) || !last.starts_with("check: ok ") {
-            let kept = std::env::temp_dir().join(format!("check-history-{}.jsonl", uuid::Uuid::new_v4()));
-            std::fs::copy(&check.history, &kept).ok();
+        check.judge().await.map(|judged| judged.counts).map_err(|error| {
             let log = self.server.log.lock().unwrap();
             let tail = log.iter().rev().filter(|line| !line.contains("chat_service::rpc")).take(20).cloned().collect::<Vec<_>>();
-            return Err(format!("{}: {said}history kept in {}; the server said {tail:#?}", output.status, kept.display()));
-        }
-        // The history alone gives the same verdict.
-        let verdict = judge(&check.history).map_err(|error| error.to_string())?;
-        if verdict.counts.is_ok() { Ok(verdict.counts) } else { Err(format!("{:#?}", verdict.violations)) }
+            format!("{error}; the server said {tail:#?}")
+        })
     }
 }
 

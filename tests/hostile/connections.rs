@@ -12,6 +12,9 @@ use crate::Honest;
 use crate::common::*;
 use crate::raw::*;
 
+/// Where another limit is meant to come first.
+const NEVER: Duration = Duration::from_secs(3600);
+
 async fn started(more: &[&str], adjust: impl FnOnce(&mut Times)) -> TestServer {
     TestServer::start_with(Ground::new(On::Sqlite).await, more, adjust).await
 }
@@ -84,6 +87,7 @@ async fn a_connection_without_a_stream_is_told_to_go_and_closed() {
     let server = started(&[], |times| {
         times.connection.idle_due = Duration::from_secs(1);
         times.connection.drain_due = Duration::from_secs(1);
+        times.connection.keep_alive_interval = NEVER;
     })
     .await;
     // The honest one's connection has a stream.
@@ -93,8 +97,27 @@ async fn a_connection_without_a_stream_is_told_to_go_and_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_whose_client_gives_no_sign_of_life_is_closed() {
+    let server = started(&[], |times| {
+        times.connection.keep_alive_interval = Duration::from_secs(1);
+        times.connection.keep_alive_due = Duration::from_secs(1);
+    })
+    .await;
+    let chat = new_chat(&mut server.client("mallory").await, &[]).await;
+    let mut raw = Raw::open(&server, "mallory", &[]).await;
+    // With a stream, so that it isn't idle; it answers no PING.
+    raw.connect(join(&chat, None)).await;
+    let mut honest = Honest::new(&server).await;
+    honest.beside(raw.closed()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_does_not_go_is_cut() {
-    let server = started(&["--max-connection-age", "2s"], |times| times.connection.drain_due = Duration::from_secs(1)).await;
+    let server = started(&["--max-connection-age", "2s"], |times| {
+        times.connection.drain_due = Duration::from_secs(1);
+        times.connection.keep_alive_interval = NEVER;
+    })
+    .await;
     let chat = new_chat(&mut server.client("mallory").await, &[]).await;
     let mut raw = Raw::open(&server, "mallory", &[]).await;
     raw.connect(join(&chat, None)).await;

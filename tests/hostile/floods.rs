@@ -38,6 +38,21 @@ async fn a_rapid_reset_ends_its_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_makes_the_server_reset_its_streams_ends_its_connection() {
+    let adjust = |times: &mut Times| times.connection.local_resets_max = 50;
+    let server = TestServer::start_with(Ground::new(On::Sqlite).await, &[], adjust).await;
+    let mut honest = Honest::new(&server).await;
+    let raw = Raw::open(&server, "mallory", &[]).await;
+    let block = call("ConnectChat", &raw.token);
+    // A window beyond what can be: the stream is reset, by the server, after its work has begun.
+    let flood = raw.flood_until_closed(|raw| {
+        let stream = raw.take_stream();
+        [frame(HEADERS, END_HEADERS, stream, &block), frame(WINDOW_UPDATE, 0, stream, &0x7fff_ffff_u32.to_be_bytes())].concat()
+    });
+    honest.beside(flood).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn headers_that_never_end_end_their_connection() {
     let server = uncounted().await;
     let mut honest = Honest::new(&server).await;

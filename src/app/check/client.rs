@@ -12,14 +12,14 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{Code, Request, Status};
 use tonic_types::RpcStatusExt;
 
 use super::CheckError;
+use super::events::Events;
 use super::history::{Message, Record, Via};
 use super::shared::{Phase, Shared};
 use crate::pb::chat::v1 as pb;
-use crate::pb::chat::v1::chat_service_client::ChatServiceClient;
 use crate::pb::chat::v1::connect_chat_request::Frame;
 use crate::pb::chat::v1::connect_chat_response::Event;
 
@@ -135,12 +135,12 @@ impl Client {
     pub async fn run(mut self) -> Result<(), CheckError> {
         let mut backoff = BACKOFF;
         loop {
-            let connected = self.connection;
+            let heard = self.heard;
             let pause = match self.connect().await? {
                 Ended::Done => return Ok(()),
                 Ended::Lost(pause) => pause,
             };
-            if self.connection > connected {
+            if self.heard > heard {
                 backoff = BACKOFF;
             }
             if self.heard.elapsed() > self.shared.patience {
@@ -153,21 +153,16 @@ impl Client {
 
     /// One connection, until it ends.
     async fn connect(&mut self) -> Result<Ended, CheckError> {
-        let Some(endpoint) = self.shared.endpoints.choose(&mut self.rng) else { return Ok(Ended::Lost(None)) };
+        let node = self.rng.random_range(0..self.shared.endpoints.len().max(1));
+        let Some(endpoint) = self.shared.endpoints.get(node) else { return Ok(Ended::Lost(None)) };
         let Ok(Ok(channel)) = timeout(OPEN_DUE, endpoint.connect()).await else { return Ok(Ended::Lost(None)) };
         let (frames, receiver) = mpsc::channel(FRAMES_MAX);
         let mut request = Request::new(ReceiverStream::new(receiver));
         request.metadata_mut().insert("authorization", self.part.token.clone());
-        let mut api = ChatServiceClient::new(channel);
-        let mut events = match timeout(OPEN_DUE, api.connect_chat(request)).await {
-            Ok(Ok(answer)) => answer.into_inner(),
-            Ok(Err(status)) => return lost(&status, None),
-            Err(_) => return Ok(Ended::Lost(None)),
-        };
-        self.heard = Instant::now();
+        let mut events = Events::open(channel, request, OPEN_DUE);
         self.connection += 1;
         let via = Via { client: self.part.number, connection: self.connection };
-        self.shared.connected(via);
+        self.shared.connected(via, node);
         let mut line = Line {
             via,
             frames: Some(frames),
@@ -197,7 +192,7 @@ impl Client {
         opening
     }
 
-    async fn stay(&mut self, line: &mut Line, events: &mut Streaming<pb::ConnectChatResponse>) -> Result<Ended, CheckError> {
+    async fn stay(&mut self, line: &mut Line, events: &mut Events) -> Result<Ended, CheckError> {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut phase = self.shared.phase.subscribe();
@@ -213,7 +208,7 @@ impl Client {
                 line.frames = None;
             }
             tokio::select! {
-                event = events.message() => match event {
+                event = events.next() => match event {
                     Ok(Some(pb::ConnectChatResponse { event: Some(event) })) => {
                         self.heard = Instant::now();
                         if let Some(ended) = self.event(line, event)? {
@@ -221,7 +216,7 @@ impl Client {
                         }
                         self.dawdle(line, now).await;
                     }
-                    Ok(Some(_)) => {}
+                    Ok(Some(_)) => self.heard = Instant::now(),
                     Ok(None) if line.draining => return Ok(Ended::Done),
                     Ok(None) => return Ok(Ended::Lost(line.come_back)),
                     Err(status) => return lost(&status, line.come_back),

@@ -28,9 +28,13 @@ pub struct Via {
 pub enum Record {
     /// The first record.
     Run { version: u32, chats: Vec<String> },
+    /// A connection to one of the run's addresses, and the beginning of a stream on it.
     Connected {
         #[serde(flatten)]
         via: Via,
+        /// Which address it was: its place in `--addr`.
+        #[serde(default)]
+        node: usize,
     },
     /// The server has taken a join that asked for what is behind `after`.
     Joined {

@@ -5,7 +5,9 @@
 
 mod api;
 mod client;
+mod events;
 pub mod history;
+pub mod latency;
 mod shared;
 pub mod verify;
 
@@ -32,6 +34,7 @@ use crate::config::{ConfigError, load_secret, unless_empty};
 use api::Api;
 use client::{Client, Part};
 use history::{Record, Writer};
+use latency::{Latencies, Moments};
 use shared::{Phase, Progress, Shared};
 use verify::{Counts, Judge, NotJudged, Verdict};
 
@@ -174,6 +177,24 @@ pub fn judge(path: &Path) -> Result<Verdict, CheckError> {
     Ok(judge.finish()?)
 }
 
+/// When things happened in a recorded history.
+pub fn moments(path: &Path) -> Result<Moments, CheckError> {
+    let unreadable = |source| CheckError::Unreadable { path: path.to_owned(), source };
+    let mut moments = Moments::default();
+    for line in history::read(path).map_err(|error| unreadable(error.into()))? {
+        moments.take(&line.map_err(unreadable)?);
+    }
+    Ok(moments)
+}
+
+fn latencies_line(latencies: &Latencies) -> String {
+    let shown = |name: &str, spread: &Option<latency::Spread>| match spread {
+        Some(spread) => format!("{name} p50 {:.1} ms, p99 {:.1} ms", spread.p50.as_secs_f64() * 1e3, spread.p99.as_secs_f64() * 1e3),
+        None => format!("{name} none"),
+    };
+    format!("delivery: {}; {}", shown("same node", &latencies.same_node), shown("across nodes", &latencies.across_nodes))
+}
+
 async fn check(args: &CheckArgs) -> Result<Verdict, CheckError> {
     let parts = parts(args)?;
     let endpoints = args.addr.iter().map(|addr| dial::endpoint(addr, &args.ca).map(tuned)).collect::<Result<Vec<_>, _>>()?;
@@ -222,6 +243,10 @@ async fn check(args: &CheckArgs) -> Result<Verdict, CheckError> {
         "{} chats, {} senders, {} readers: {sent} messages sent, {acked} acknowledged; {rejected} sends refused and sent again, {conflicts} conflicts refused",
         args.chats, args.senders, args.readers
     );
+    let slow: Vec<u32> = parts.iter().filter(|part| part.slow).map(|part| part.number).collect();
+    if let Some(latencies) = moments(&args.history)?.without(&slow).latencies() {
+        println!("{}", latencies_line(&latencies));
+    }
     println!("history: {}", args.history.display());
     Ok(verdict)
 }

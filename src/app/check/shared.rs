@@ -44,9 +44,9 @@ pub struct Progress {
 }
 
 impl Shared {
-    pub fn connected(&self, via: Via) {
+    pub fn connected(&self, via: Via, node: usize) {
         self.progress.connections.fetch_add(1, Ordering::Relaxed);
-        self.history.write(Record::Connected { via });
+        self.history.write(Record::Connected { via, node });
     }
 
     pub fn acked(&self) {

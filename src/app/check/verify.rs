@@ -111,7 +111,7 @@ impl Judge {
                 self.listed = chats.iter().map(|_| BTreeMap::new()).collect();
                 self.chats = chats;
             }
-            Record::Connected { via } => self.verdict.counts.reconnects += u64::from(via.connection > 1),
+            Record::Connected { via, .. } => self.verdict.counts.reconnects += u64::from(via.connection > 1),
             Record::Joined { via, chat, after } => self.joined(via, chat, after),
             Record::Attempt { via, chat, sender, id, text } => self.attempt(via, (chat, sender, id), text),
             Record::Acknowledged { via, chat, sender, id, sequence, created_at_us, probe } => {

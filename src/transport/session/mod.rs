@@ -9,3 +9,4 @@ mod run;
 mod state;
 
 pub use run::{Session, SessionOptions};
+pub use state::{Cursor, Verdict};

@@ -31,8 +31,8 @@ fn good() -> Vec<Record> {
     let again = Via { connection: 2, ..READER };
     let mut records = vec![
         Record::Run { version: VERSION, chats: vec!["tea".into()] },
-        Record::Connected { via: SENDER },
-        Record::Connected { via: READER },
+        Record::Connected { via: SENDER, node: 0 },
+        Record::Connected { via: READER, node: 0 },
         Record::Joined { via: READER, chat: 0, after: 0 },
     ];
     records.extend((1..=5).map(|n| attempt(SENDER, &message(n))));
@@ -42,7 +42,7 @@ fn good() -> Vec<Record> {
     records.push(acknowledged(SENDER, &message(3)));
     records.extend((1..=2).map(|n| delivered(READER, message(n))));
     records.push(Record::Disconnected { via: READER, why: "lost".into() });
-    records.push(Record::Connected { via: again });
+    records.push(Record::Connected { via: again, node: 1 });
     records.push(Record::Joined { via: again, chat: 0, after: 2 });
     records.extend((3..=5).map(|n| delivered(again, message(n))));
     records.extend((1..=5).map(|n| listed(message(n))));

@@ -1,4 +1,4 @@
-//! A TCP proxy that cuts, delays and stalls what goes through it.
+//! A TCP proxy that cuts, delays, stalls, swallows and drops what goes through it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,6 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+
+use super::resp;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -21,6 +23,12 @@ pub enum Mode {
     CutAppendAnswers,
     /// Answers wait this long, so that appends are no faster than that.
     SlowAnswers(Duration),
+    /// What the server says is read and lost; connections stay open.
+    SwallowAnswers,
+    /// Of the messages that Redis pushes one in so many goes through, 0: none; answers all do.
+    DropMessages {
+        pass_every: u64,
+    },
 }
 
 pub struct Proxy {
@@ -35,13 +43,40 @@ pub struct Proxy {
 struct State {
     /// How often a mode did something to a connection.
     bites: AtomicU64,
+    /// Whether the server is a Redis.
+    redis: bool,
+    /// Messages that came while messages are dropped.
+    messages: AtomicU64,
+}
+
+impl State {
+    fn bite(&self) {
+        self.bites.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn drops_message(&self, pass_every: u64) -> bool {
+        let number = self.messages.fetch_add(1, Ordering::Relaxed);
+        let drops = pass_every == 0 || !number.is_multiple_of(pass_every);
+        if drops {
+            self.bite();
+        }
+        drops
+    }
 }
 
 impl Proxy {
     pub async fn to(target: SocketAddr) -> Self {
+        Self::start(target, State::default()).await
+    }
+
+    pub async fn to_redis(target: SocketAddr) -> Self {
+        Self::start(target, State { redis: true, ..State::default() }).await
+    }
+
+    async fn start(target: SocketAddr, state: State) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (mode, cut, state) = (watch::Sender::new(Mode::Pass), watch::Sender::new(0), Arc::new(State::default()));
+        let (mode, cut, state) = (watch::Sender::new(Mode::Pass), watch::Sender::new(0), Arc::new(state));
         let (modes, cuts, shared) = (mode.clone(), cut.clone(), Arc::clone(&state));
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -51,7 +86,7 @@ impl Proxy {
                     let Ok(server) = TcpStream::connect(target).await else { return };
                     tokio::select! {
                         () = connection(client, server, modes, &state) => {}
-                        _ = cut.changed() => drop(state.bites.fetch_add(1, Ordering::Relaxed)),
+                        _ = cut.changed() => state.bite(),
                     }
                 });
             }
@@ -97,6 +132,8 @@ async fn pump(
 ) {
     let mut buffer = vec![0; 64 * 1024];
     let mut answers = 0;
+    // What Redis has said and isn't whole yet.
+    let mut held = Vec::new();
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         let piece = &buffer[..length];
         if from_client && piece.windows(11).any(|window| window == b"chat_append") {
@@ -106,28 +143,39 @@ async fn pump(
         match mode {
             Mode::Pass => {}
             Mode::Delay(pause) => {
-                state.bites.fetch_add(1, Ordering::Relaxed);
+                state.bite();
                 tokio::time::sleep(pause).await;
             }
             Mode::SlowAnswers(pause) if !from_client => tokio::time::sleep(pause).await,
             Mode::SlowAnswers(_) => {}
             Mode::Stall => {
-                state.bites.fetch_add(1, Ordering::Relaxed);
+                state.bite();
                 if modes.wait_for(|mode| *mode != Mode::Stall).await.is_err() {
                     return;
                 }
             }
             // The first answer is to the statement's preparation; those behind it are to appends.
             Mode::CutAppendAnswers if !from_client && answers > 0 => {
-                state.bites.fetch_add(1, Ordering::Relaxed);
+                state.bite();
                 return;
             }
-            Mode::CutAppendAnswers => {}
+            Mode::SwallowAnswers if !from_client => {
+                state.bite();
+                continue;
+            }
+            Mode::CutAppendAnswers | Mode::SwallowAnswers | Mode::DropMessages { .. } => {}
         }
         if !from_client && asked.load(Ordering::Relaxed) > 0 {
             answers += 1;
         }
-        if to.write_all(&buffer[..length]).await.is_err() {
+        let written = if state.redis && !from_client {
+            held.extend_from_slice(&buffer[..length]);
+            let passed = resp::pass(&mut held, || matches!(mode, Mode::DropMessages { pass_every } if state.drops_message(pass_every)));
+            to.write_all(&passed).await
+        } else {
+            to.write_all(&buffer[..length]).await
+        };
+        if written.is_err() {
             return;
         }
     }

@@ -70,6 +70,12 @@ impl Postgres {
         sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(statement)).fetch_one(&mut connection).await
     }
 
+    /// Runs a file of statements.
+    pub async fn run_script(&self, database: &str, script: String) {
+        let mut connection = PgConnection::connect(&self.url(database)).await.unwrap();
+        sqlx::raw_sql(sqlx::AssertSqlSafe(script)).execute(&mut connection).await.unwrap();
+    }
+
     pub async fn create_database(&self, name: &str) {
         let mut connection = PgConnection::connect(&self.url("postgres")).await.unwrap();
         sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut connection).await.unwrap();

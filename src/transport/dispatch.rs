@@ -1,0 +1,188 @@
+//! One port for every client: each request goes, by its content type and path, to gRPC, to the gateway, or to what is answered directly.
+//!
+//! gRPC's stack of layers is whole in itself, and the gateway's calls go through it as gRPC: the same authentication, limits, log lines. What becomes no
+//! call (files, refusals) goes through a shorter stack, without authentication: panic, log, address limit.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use axum::body::Body;
+use futures_util::future::{Either, Ready, ready as answered};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http_body::Body as _;
+use prost_reflect::MessageDescriptor;
+use tower::Service;
+
+use super::assets::{self, Assets};
+use super::dev_token::DevToken;
+use super::gateway::{Gateway, Refusal, refuse_method};
+use crate::converter::status::Refused;
+use crate::interceptor::HttpService;
+
+/// Where the WebSocket of ConnectChat is.
+pub const CONNECT: &str = "/v1/connect";
+
+/// Who answers a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Speech {
+    Grpc,
+    GrpcWeb,
+    WebSocket,
+    Rest,
+    /// Files; and what nobody knows.
+    Other,
+}
+
+fn speech(headers: &HeaderMap, path: &str) -> Speech {
+    let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let is = |prefix: &[u8]| content_type.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    match path {
+        _ if is(b"application/grpc-web") => Speech::GrpcWeb,
+        _ if is(b"application/grpc") => Speech::Grpc,
+        CONNECT => Speech::WebSocket,
+        path if path.starts_with("/v1/") => Speech::Rest,
+        _ => Speech::Other,
+    }
+}
+
+/// The public port's service. `grpc`: the whole stack of gRPC; `direct`: the shorter one, around a [`Direct`].
+#[derive(Clone)]
+pub struct Dispatch<G, D> {
+    pub grpc: G,
+    pub direct: D,
+    pub gateway: Arc<Gateway>,
+}
+
+type Boxed = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+/// gRPC's own answer as it comes, or another one.
+type Dispatched<G> = Either<<G as Service<Request<Body>>>::Future, Boxed>;
+
+impl<G: HttpService, D: HttpService> Service<Request<Body>> for Dispatch<G, D> {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Dispatched<G>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        ready!(self.grpc.poll_ready(cx))?;
+        self.direct.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        match speech(request.headers(), request.uri().path()) {
+            Speech::Grpc => Either::Left(self.grpc.call(request)),
+            Speech::Rest => match self.gateway.open(&request) {
+                Ok(call) => {
+                    let output = call.output();
+                    let answer = self.grpc.call(call.into_grpc(request));
+                    Either::Right(Box::pin(translated(Arc::clone(&self.gateway), answer, Some(output))))
+                }
+                Err(_) => self.direct(request),
+            },
+            // gRPC-web's own translation takes its place here, around `self.grpc`.
+            Speech::GrpcWeb => self.direct(request),
+            // The WebSocket takes its place here; until then there is nothing at its path.
+            Speech::WebSocket => self.direct(request),
+            Speech::Other => self.direct(request),
+        }
+    }
+}
+
+impl<G: HttpService, D: HttpService> Dispatch<G, D> {
+    fn direct(&mut self, request: Request<Body>) -> Dispatched<G> {
+        let is_head = request.method() == Method::HEAD;
+        // The layers around it refuse as gRPC does.
+        let answer = translated(Arc::clone(&self.gateway), self.direct.call(request), None);
+        Either::Right(Box::pin(async move {
+            let answer = answer.await?;
+            Ok(if is_head { without_body(answer) } else { answer })
+        }))
+    }
+}
+
+async fn translated(
+    gateway: Arc<Gateway>,
+    answer: impl Future<Output = Result<Response<Body>, Infallible>>,
+    output: Option<MessageDescriptor>,
+) -> Result<Response<Body>, Infallible> {
+    Ok(gateway.to_http(answer.await?, output).await)
+}
+
+/// The answer to HEAD says how long its body would be, and has none.
+fn without_body(mut response: Response<Body>) -> Response<Body> {
+    if let Some(length) = response.body().size_hint().exact().filter(|length| *length > 0) {
+        response.headers_mut().insert(CONTENT_LENGTH, length.into());
+    }
+    response.map(|_| Body::empty())
+}
+
+/// Answers what is no call: files, and refusals.
+#[derive(Clone)]
+pub struct Direct {
+    pub gateway: Arc<Gateway>,
+    pub assets: Arc<Assets>,
+    /// On a development server.
+    pub minting: Option<DevToken>,
+}
+
+impl Direct {
+    fn answer(&self, request: &Request<Body>) -> Response<Body> {
+        if let Some(asset) = self.assets.find(request.uri().path()) {
+            return match *request.method() {
+                Method::GET | Method::HEAD => asset.answer(request.headers()),
+                _ => self.gateway.refuse(refuse_method(assets::METHODS)),
+            };
+        }
+        let refusal: Refusal = match speech(request.headers(), request.uri().path()) {
+            Speech::GrpcWeb => Refused::ContentType.into(),
+            // Its path's form would make it a call of REST.
+            Speech::WebSocket => Refused::PathUnknown.into(),
+            _ => self.gateway.open(request).err().unwrap_or(Refused::PathUnknown.into()),
+        };
+        self.gateway.refuse(refusal)
+    }
+}
+
+impl Service<Request<Body>> for Direct {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Either<Ready<Result<Response<Body>, Infallible>>, Boxed>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        match self.minting.clone().filter(|_| DevToken::answers(&request)) {
+            Some(minting) => Either::Right(Box::pin(async move { Ok(minting.answer(request).await) })),
+            None => Either::Left(answered(Ok(self.answer(&request)))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_content_type_decides_first_and_then_the_path() {
+        let speech = |content_type: &'static str, path: &str| {
+            speech(&HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(content_type))]), path)
+        };
+        for (content_type, path, expected) in [
+            ("application/grpc", "/chat.v1.ChatService/GetChat", Speech::Grpc),
+            ("application/grpc+proto", "/v1/chats", Speech::Grpc),
+            ("Application/GRPC-Web+proto", "/chat.v1.ChatService/GetChat", Speech::GrpcWeb),
+            ("application/json", "/v1/chats", Speech::Rest),
+            ("", "/v1/connect", Speech::WebSocket),
+            ("", "/v1/", Speech::Rest),
+            ("", "/v1", Speech::Other),
+            ("", "/", Speech::Other),
+            ("application/gr", "/chat.v1.ChatService/GetChat", Speech::Other),
+        ] {
+            assert_eq!(speech(content_type, path), expected, "{content_type} {path}");
+        }
+    }
+}
