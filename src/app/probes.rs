@@ -76,7 +76,7 @@ mod tests {
         let options = SqliteOptions { path: folder.path().join("chat.db"), read_connections: 1 };
         let chats = Arc::new(SqliteStore::open(&options, true).await.unwrap());
         let task = tokio::spawn(std::future::pending::<()>());
-        let vital = Arc::from([("an append lane", task.abort_handle())]);
+        let vital: Arc<[_]> = Arc::from([("an append lane", task.abort_handle())]);
         let probes = Probes { chats, draining: CancellationToken::new(), vital };
         assert_eq!(probes.alive().0, StatusCode::OK);
         assert_eq!(probes.ready().await.0, StatusCode::OK);
