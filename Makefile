@@ -3,11 +3,33 @@
 .DELETE_ON_ERROR:
 BIN := ./target/debug/chat-service
 BUF := .tools/npm/node_modules/.bin/buf
+COMPOSE := .tools/bin/compose
+HADOLINT := .tools/hadolint/bin/hadolint
 SHA256 := $(shell command -v sha256sum >/dev/null 2>&1 && echo sha256sum || echo shasum -a 256)
 
 .PHONY: help
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
+
+.PHONY: setup
+setup: install-deps generate ## From a fresh clone to a running service: in containers where Docker runs, else the binary on SQLite
+	@if docker info >/dev/null 2>&1; then $(MAKE) up; else echo "Docker doesn't run here: serving by the binary, on SQLite"; $(MAKE) run; fi
+
+.PHONY: install-deps
+install-deps: ## Put the tools of the checks into .tools: buf, grpcurl, ghz, linters; protoc isn't needed, the build compiles protos itself
+	scripts/tools.sh all
+
+.PHONY: up
+up: ## Start the whole stack in containers; PROFILES="tracing monitoring" adds Jaeger, Prometheus and Grafana
+	@scripts/tools.sh compose; [ -x $(COMPOSE) ] || { echo "Docker Compose is missing; install Docker, or use make run" >&2; exit 1; }
+	$(COMPOSE) build chat-service
+	$(if $(findstring tracing,$(PROFILES)),OTEL_EXPORTER_OTLP_ENDPOINT=http://jaeger:4317 )$(COMPOSE) $(PROFILES:%=--profile %) up -d
+	@echo "serving on https://localhost:50051; a token: $(COMPOSE) run --rm token --sub alice; docs/operations.md tells more"
+
+.PHONY: down
+down: ## Stop the stack; its volumes stay, unless ARGS=-v
+	@scripts/tools.sh compose; [ -x $(COMPOSE) ] || { echo "Docker Compose is missing" >&2; exit 1; }
+	$(COMPOSE) --profile tracing --profile monitoring down $(ARGS)
 
 .PHONY: build
 build: ## Build the debug binary
@@ -21,8 +43,8 @@ certs/dev.secret:
 	@umask 077; printf 'development-only-%s\n' "$$(od -An -tx1 -N48 /dev/urandom | tr -d ' \n')" > $@
 
 .PHONY: gen-cert
-gen-cert: build ## Make certs/: a CA, a server's and a client's certificate; what is there is kept
-	$(BIN) gen-cert
+gen-cert: build ## Make certs/: a CA, a server's and a client's certificate; what is there is kept; ARGS="--out … --name …"
+	$(BIN) gen-cert $(ARGS)
 
 .PHONY: generate
 generate: generate-chat-api generate-openapi generate-assets ## Generate everything that is made from the proto, and fetch what is served with it
@@ -47,7 +69,7 @@ vendor-proto: ## Third-party protos from their pinned origins; offline they are 
 	scripts/vendor-proto.sh
 
 .PHONY: test
-test: ## Run every test; finds or installs PostgreSQL and Redis and starts them
+test: ## Run every test; finds or installs what it needs and starts it, trying again where that fails, and says so at the end
 	scripts/test.sh
 
 .PHONY: test-faults
@@ -88,12 +110,20 @@ profile: ## Where the server's time goes: BENCH_ONLY picks the row, PROFILE_OF t
 	scripts/profile.sh
 
 .PHONY: test-coverage
-test-coverage: ## Coverage by cargo-tarpaulin, into target/tarpaulin
+test-coverage: ## Coverage by cargo-tarpaulin, into target/tarpaulin, and shown in a browser where there is one
 	@command -v cargo-tarpaulin >/dev/null || { echo "cargo-tarpaulin is missing; cargo install cargo-tarpaulin" >&2; exit 1; }
 	scripts/with-services.sh cargo tarpaulin --locked --out Html --output-dir target/tarpaulin
+	@report=target/tarpaulin/tarpaulin-report.html; echo "coverage: $$report"; \
+	if [ -t 1 ] && [ "$$(uname)" = Darwin ]; then open "$$report"; \
+	elif [ -t 1 ] && [ -n "$${DISPLAY:-$$WAYLAND_DISPLAY}" ] && command -v xdg-open >/dev/null; then xdg-open "$$report"; fi
+
+.PHONY: grpc-load-test
+grpc-load-test: ## Load by ghz over TLS: SendMessage, GetChat, ConnectChat; starts a server of its own, unless ADDR is given to make
+	cargo build --locked --release
+	$(if $(filter command environment,$(firstword $(origin ADDR))),ADDR=$(ADDR) )scripts/load-test.sh
 
 .PHONY: lint
-lint: ## Formatting, clippy with warnings denied, the proto's lint, checksums of third-party files, dependencies
+lint: ## Formatting, clippy with warnings denied, the proto's lint, checksums of third-party files, containers, dependencies
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --test faults --test cluster -- -D warnings
@@ -101,6 +131,9 @@ lint: ## Formatting, clippy with warnings denied, the proto's lint, checksums of
 	cd assets/swagger && $(SHA256) -c --quiet SHA256SUMS
 	scripts/tools.sh buf
 	@if [ -x $(BUF) ]; then $(BUF) lint; else echo "skipped: buf lint"; fi
+	scripts/tools.sh compose hadolint
+	@if [ -x $(COMPOSE) ]; then $(COMPOSE) --profile tools --profile tracing --profile monitoring config -q; else echo "skipped: compose config"; fi
+	@if [ -x $(HADOLINT) ]; then $(HADOLINT) Dockerfile; else echo "skipped: hadolint"; fi
 	scripts/deny.sh
 
 .PHONY: fmt

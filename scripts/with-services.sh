@@ -70,7 +70,11 @@ start() {
   port=$((20000 + RANDOM % 12000))
   run "$bin/pg_ctl" -D "$dir/data" -w -l "$dir/log" -o "-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=400" start >/dev/null 2>&1
 }
-start || start || start || { cat "$dir/log" >&2; exit 1; }
+retried() {
+  echo "retried: $1" >&2
+  [ -z "${RETRIES_FILE:-}" ] || echo "$1" >>"$RETRIES_FILE"
+}
+start || { retried "starting PostgreSQL"; start; } || { retried "starting PostgreSQL"; start; } || { cat "$dir/log" >&2; exit 1; }
 
 # A port that is taken ends the server again; one that answers is asked whether it is this one.
 start_redis() {

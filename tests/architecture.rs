@@ -77,3 +77,39 @@ fn local_env_example_lists_the_codes_variables() {
     listed.sort();
     assert_eq!(listed, expected);
 }
+
+/// Every reason that a client may be told has its row.
+#[test]
+fn docs_clients_lists_every_reason() {
+    let code = fs::read_to_string("src/converter/status.rs").unwrap();
+    let code = code.split("#[cfg(test)]").next().unwrap();
+    let listed = fs::read_to_string("docs/clients.md").unwrap();
+    let listed: Vec<&str> = listed.split(|c: char| !c.is_ascii_uppercase() && c != '_' && !c.is_ascii_digit()).collect();
+    let reasons = code
+        .split('"')
+        .skip(1)
+        .step_by(2)
+        .filter(|text| text.len() > 3 && text.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_'));
+    let missing: Vec<&str> = reasons.filter(|reason| !listed.contains(reason)).collect();
+    assert!(missing.is_empty(), "docs/clients.md lacks {missing:?}");
+}
+
+/// What the documents point to is there.
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let mut documents: Vec<std::path::PathBuf> =
+        ["README.md", "ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md"].into_iter().map(Into::into).collect();
+    documents.extend(fs::read_dir("docs").unwrap().map(|entry| entry.unwrap().path()));
+    let mut broken = Vec::new();
+    for document in documents {
+        let text = fs::read_to_string(&document).unwrap();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let target = target.split('#').next().unwrap();
+            let local = !target.is_empty() && !target.contains("://");
+            if local && !document.parent().unwrap().join(target).exists() {
+                broken.push(format!("{}: {target}", document.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}

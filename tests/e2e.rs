@@ -12,6 +12,7 @@ use chat_service::pb::chat::v1::connect_chat_request::Frame;
 use chat_service::pb::chat::v1::connect_chat_response::Event;
 use chat_service::pb::chat::v1::*;
 use chat_service::ratelimiter::memory::{MemoryLimiter, Rates};
+use chat_service::ratelimiter::{self, RateLimiter};
 use chat_service::repository::MessageRepository;
 use chat_service::repository::sqlite::{SqliteOptions, SqliteStore};
 use chat_service::service::append::Appender;
@@ -20,6 +21,7 @@ use chat_service::transport::session::{Session, SessionOptions, outbox};
 use common::*;
 use futures_util::StreamExt;
 use http_body_util::BodyExt;
+use sqlx::Connection;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic_types::StatusExt;
@@ -388,8 +390,23 @@ async fn invalid_requests_name_their_fields() {
     let fields: Vec<_> = details.bad_request().unwrap().field_violations.iter().map(|v| v.field.as_str()).collect();
     assert_eq!(fields, ["text", "client_message_id"]);
     let huge = alice.send_message(send_request(&chat, "1", &"x".repeat(300 * 1024))).await.unwrap_err();
-    assert_eq!(huge.code(), Code::OutOfRange, "above 256 KiB a request isn't read");
+    assert_eq!((huge.code(), reason(&huge)), (Code::OutOfRange, "REQUEST_TOO_LARGE".into()), "above 256 KiB a request isn't read");
     alice.send_message(send_request(&chat, "1", "the server stays up")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_malformed_request_is_the_clients_fault_and_is_told_so() {
+    let server = TestServer::start(On::Sqlite).await;
+    let channel = endpoint(&server.ground.path("certs/ca.pem"), server.port).connect().await.unwrap();
+    let mut raw = tonic::client::Grpc::new(channel);
+    raw.ready().await.unwrap();
+    // Field 1 as a number, where the request has a string.
+    let mut request = tonic::Request::new(ListChatsRequest { page_size: 1, page_token: String::new() });
+    request.metadata_mut().insert("authorization", format!("Bearer {}", mint("alice", &["user"])).parse().unwrap());
+    let codec = tonic_prost::ProstCodec::<ListChatsRequest, GetChatResponse>::default();
+    let path = http::uri::PathAndQuery::from_static("/chat.v1.ChatService/GetChat");
+    let refused = within(raw.unary(request, path, codec)).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused)), (Code::InvalidArgument, "MALFORMED_REQUEST".into()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -480,6 +497,55 @@ async fn the_sweep_heals_what_the_broker_lost() {
     let evictions = within(mailbox.take()).await;
     assert_eq!(evictions, [(chat_id, joined.subscription.key(), Eviction::Removed)]);
     sweep.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_chat_that_can_not_be_read_does_not_keep_the_sweep_from_the_others() {
+    let Alone { service, store, registry, _folder: folder } = Alone::new().await;
+    let alice = identity("alice");
+    let mut joined = Vec::new();
+    for _ in 0..2 {
+        let create = CreateChat { title: "Tea".into(), member_ids: Vec::new(), request_id: None };
+        let chat_id = service.create_chat(&alice, create).await.unwrap().chat.id;
+        joined.push(service.join(&alice, chat_id, None, Arc::new(Mailbox::default())).await.unwrap());
+        service.send_message(&alice, SendMessage { chat_id, client_message_id: "1".into(), text: "x".into() }).await.unwrap();
+    }
+    // The one that the sweep comes to first holds what can't be text.
+    let broken = registry.chats()[0];
+    let file = format!("sqlite:{}", folder.path().join("chat.db").display());
+    let mut connection = sqlx::SqliteConnection::connect(&file).await.unwrap();
+    let spoil = sqlx::query("UPDATE messages SET text = x'ff' WHERE chat_id = ?").bind(broken.as_uuid());
+    assert_eq!(spoil.execute(&mut connection).await.unwrap().rows_affected(), 1);
+    let sweep = tokio::spawn(run_sweep(store.clone(), store, registry, Duration::from_millis(20), CancellationToken::new()));
+    let whole = joined.iter_mut().find(|joined| joined.chat.id != broken).unwrap();
+    assert_eq!(within(whole.receiver.recv()).await.unwrap().message.sequence, 1);
+    sweep.abort();
+}
+
+/// A defect that shows at the first frame.
+struct Defect;
+
+impl RateLimiter for Defect {
+    fn check(&self, _: ratelimiter::Check<'_>) -> Result<(), ratelimiter::RetryAfter> {
+        panic!("a defect, on purpose")
+    }
+}
+
+#[tokio::test]
+async fn a_panic_in_a_session_ends_its_stream_as_internal_and_leaves_nothing_behind() {
+    let Alone { service, registry, _folder, .. } = Alone::new().await;
+    let verifier = Arc::new(Verifier::new(&Key::Secret(SECRET.into()), &Demands::default()).unwrap());
+    let (clock, draining) = (Arc::new(SystemClock), CancellationToken::new());
+    let options = SessionOptions { service, verifier, clock, limiter: Arc::new(Defect), send_due: None, draining };
+    let frame = ConnectChatRequest { frame: Some(join("no chat", None)) };
+    let frames = futures_util::stream::iter([Ok(frame)]).chain(futures_util::stream::pending());
+    let (outbox, mut body) = outbox::outbox();
+    let session = tokio::spawn(Session::new(options, identity("alice"), frames, outbox).run());
+    let trailers = within(body.frame()).await.unwrap().unwrap().into_trailers().unwrap();
+    assert_eq!(trailers["grpc-status"], "13", "INTERNAL");
+    assert!(trailers.contains_key("grpc-status-details-bin"), "with its reason");
+    assert_eq!(registry.subscription_count(), 0);
+    session.abort();
 }
 
 #[tokio::test]

@@ -350,7 +350,8 @@ async fn help_and_failing_starts_show_no_secret() {
     for url in &urls {
         for (arguments, fails) in commands {
             let mut command = talkative();
-            command.args(arguments).env("DATABASE_URL", url);
+            // Long enough to say that it waits.
+            command.args(arguments).env("DATABASE_URL", url).env("CHAT_DATABASE_WAIT", "300ms");
             command.env("CHAT_AUTH_SECRET", ground.path("secret")).env("CHAT_INSECURE", "true");
             command.env("CHAT_LISTEN", "127.0.0.1:0").env("CHAT_ADMIN_LISTEN", "127.0.0.1:0");
             let said = run(&mut command).await;

@@ -129,7 +129,7 @@ async fn wrong_settings_end_the_start_with_one_line_that_names_the_setting() {
         (&["--tls-client-ca", &short], "CHAT_TLS_CLIENT_CA"),
         (&["--tls-client-ca", &short, "--insecure", "true"], "CHAT_TLS_CLIENT_CA"),
         (&["--database-url", "mysql://localhost/chat"], "DATABASE_URL"),
-        (&["--database-url", "postgres://nobody@127.0.0.1:1/chat"], "DATABASE_URL"),
+        (&["--database-url", "postgres://nobody@127.0.0.1:1/chat", "--database-wait", "0s"], "DATABASE_URL"),
         (&["--auth-public-key", &short], "CHAT_AUTH_PUBLIC_KEY"),
         (&["--auth-jwks-url", "https://localhost/keys"], "CHAT_AUTH_JWKS_URL"),
         (&["--auth-secret", &short], "CHAT_AUTH_SECRET"),
@@ -288,6 +288,21 @@ async fn two_servers_on_one_postgres_store_retries_once_and_leave_no_hole() {
     let mut sequences: Vec<i64> = one.iter().map(|(_, sequence)| *sequence).collect();
     sequences.sort_unstable();
     assert_eq!(sequences, (1..=EACH as i64).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_is_no_text_is_not_sent_and_the_terminal_client_goes_on() {
+    let ground = Ground::new(On::Sqlite).await;
+    let server = Process::serve(&ground, 0, &[]).await;
+    let mut alice = client(&ground, server.port, &mint("alice", &["user"])).await;
+    let chat = new_chat(&mut alice, &[]).await;
+    let mut child = connect(&ground, server.port, "alice", &chat);
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"\xff\xfe\nafter\n").await.unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(within(output.next_line()).await.unwrap().unwrap().ends_with("alice: after"));
+    drop(input);
+    assert!(within(child.wait()).await.unwrap().success());
 }
 
 /// The delivery checker at a server; its exit code and its last line.

@@ -1,50 +1,21 @@
 //! The admin port: probes in plaintext, and the command that asks them.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use axum::Router;
-use axum::http::StatusCode;
-use axum::routing::get;
 use clap::Args;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{BrokerState, BrokerStats};
-use crate::repository::ChatRepository;
+use super::probes::Probes;
 
-/// How long the database may take to show that it is there.
-const PING_DUE: Duration = Duration::from_secs(2);
 /// How long `health` waits for an answer.
 const ANSWER_DUE: Duration = Duration::from_secs(3);
 
-/// Serves /healthz (the process lives) and /readyz (it may be sent requests) until `stop`. Without Redis a node is ready all the same,
-/// only slower: taking it out would take out all of them together.
-pub async fn serve(
-    listener: TcpListener,
-    chats: Arc<dyn ChatRepository>,
-    broker: Arc<BrokerStats>,
-    draining: CancellationToken,
-    stop: CancellationToken,
-) {
-    let ready = move || async move {
-        if draining.is_cancelled() {
-            return (StatusCode::SERVICE_UNAVAILABLE, "draining\n");
-        }
-        match tokio::time::timeout(PING_DUE, chats.ping()).await {
-            Ok(Ok(())) => match broker.state() {
-                BrokerState::Up => (StatusCode::OK, "ready\n"),
-                BrokerState::Starting | BrokerState::Degraded => {
-                    (StatusCode::OK, "degraded: Redis is away; messages of other nodes wait for the sweep\n")
-                }
-            },
-            _ => (StatusCode::SERVICE_UNAVAILABLE, "the database is unreachable\n"),
-        }
-    };
-    let router = Router::new().route("/healthz", get(|| async { "alive\n" })).route("/readyz", get(ready));
-    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+/// Serves /healthz (the process lives) and /readyz (it may be sent requests) until `stop`.
+pub async fn serve(listener: TcpListener, probes: Probes, stop: CancellationToken) {
+    let served = axum::serve(listener, probes.router()).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
         tracing::error!(error = %error, "the admin port failed");
     }
@@ -67,8 +38,13 @@ pub enum HealthError {
 
 /// Asks /readyz.
 pub async fn health(args: HealthArgs) -> Result<(), HealthError> {
+    let mut admin = args.admin;
+    // One that listens on every address is asked on this machine's own.
+    if admin.ip().is_unspecified() {
+        admin.set_ip(if admin.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
     let ask = async {
-        let mut stream = TcpStream::connect(args.admin).await?;
+        let mut stream = TcpStream::connect(admin).await?;
         stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
         let mut answer = Vec::new();
         stream.take(4096).read_to_end(&mut answer).await?;

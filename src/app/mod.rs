@@ -9,9 +9,11 @@ mod fanout;
 mod hints;
 mod identity;
 mod lifecycle;
+mod probes;
 pub mod server;
 mod telemetry;
 pub mod token;
+mod wait;
 
 use std::process::ExitCode;
 

@@ -9,7 +9,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::fanout::Fanout;
-use super::{admin, hints, identity, lifecycle, telemetry};
+use super::probes::Probes;
+use super::{admin, hints, identity, lifecycle, telemetry, wait};
 use crate::broker::{BrokerStats, Registry};
 use crate::client::redis::RedisUrlError;
 use crate::config::{Config, ConfigError, DatabaseArgs, ServeArgs, Store, unless_empty};
@@ -68,6 +69,14 @@ pub enum StartError {
     Signals(std::io::Error),
 }
 
+impl StartError {
+    /// Whether the same may work a little later.
+    pub(super) fn may_pass(&self) -> bool {
+        let (Self::Postgres(postgres::OpenError::Store(error)) | Self::Store(error)) = self else { return false };
+        error.may_pass()
+    }
+}
+
 struct Opened {
     chats: Arc<dyn ChatRepository>,
     messages: Arc<dyn MessageRepository>,
@@ -90,7 +99,8 @@ async fn open(store: &Store, migrate: bool) -> Result<Opened, StartError> {
 
 /// The command `migrate`.
 pub async fn migrate(args: DatabaseArgs) -> Result<(), StartError> {
-    open(&Store::of(&args)?, true).await?;
+    let store = Store::of(&args)?;
+    wait::until_there(args.database_wait, || open(&store, true), |told| eprintln!("chat-service: {told}")).await?;
     eprintln!("the database's schema is up to date");
     Ok(())
 }
@@ -98,7 +108,13 @@ pub async fn migrate(args: DatabaseArgs) -> Result<(), StartError> {
 /// The command `serve`: until SIGTERM or SIGINT.
 pub async fn run(args: ServeArgs) -> Result<(), StartError> {
     telemetry::start(&args.log)?;
-    let server = Server::build(Config::of(args)?).await?;
+    let config = Config::of(args)?;
+    // From here on: the start may wait for the database, and the first process of a container has no signals but those it handles.
+    let mut asked_to_stop = Box::pin(lifecycle::asked_to_stop());
+    let server = tokio::select! {
+        built = Server::build(config) => built?,
+        asked = &mut asked_to_stop => return asked.map_err(StartError::Signals),
+    };
     let certificates = server.tls.clone();
     lifecycle::on_hangup(move || {
         if let Some(certificates) = &certificates {
@@ -110,7 +126,7 @@ pub async fn run(args: ServeArgs) -> Result<(), StartError> {
     let stop = CancellationToken::new();
     let stopping = stop.clone();
     tokio::spawn(async move {
-        if let Err(error) = lifecycle::asked_to_stop().await {
+        if let Err(error) = asked_to_stop.await {
             tracing::error!(error = %StartError::Signals(error), "stopping");
         }
         stopping.cancel();
@@ -171,7 +187,9 @@ impl Server {
         let tls = (!args.tls.insecure).then(|| Certificates::load(files)).transpose()?;
         let public = listen("CHAT_LISTEN", args.listen).await?;
         let admin = listen("CHAT_ADMIN_LISTEN", args.admin_listen).await?;
-        let opened = open(&config.store, args.database.migrate).await?;
+        let opened =
+            wait::until_there(args.database.database_wait, || open(&config.store, args.database.migrate), |told| tracing::warn!("{told}"))
+                .await?;
         let fanout = Fanout::start(config.redis.as_ref()).await?;
         let mut lanes = Vec::new();
         for _ in 0..opened.messages.lane_count() {
@@ -228,12 +246,14 @@ impl Server {
         reporter.set_serving::<ChatServiceServer<ChatApi>>().await;
 
         let tasks = TaskTracker::new();
-        tasks.spawn(admin::serve(admin, Arc::clone(&opened.chats), Arc::clone(&fanout.stats), draining.clone(), background.clone()));
         fanout.heal(Arc::clone(&opened.messages));
         let registry = Arc::clone(&fanout.registry);
+        let mut vital: Vec<_> = lanes.iter().map(|lane| ("an append lane", lane.abort_handle())).collect();
         let sweep = run_sweep(Arc::clone(&opened.chats), opened.messages, registry, args.sweep_interval, background.clone());
-        tasks.spawn(sweep);
-        tasks.spawn(run_purge(opened.chats, background.clone()));
+        vital.push(("the sweep", tasks.spawn(sweep).abort_handle()));
+        tasks.spawn(run_purge(Arc::clone(&opened.chats), background.clone()));
+        let probes = Probes { chats: opened.chats, broker: Arc::clone(&fanout.stats), draining: draining.clone(), vital: vital.into() };
+        tasks.spawn(admin::serve(admin, probes, background.clone()));
         if let Some(certificates) = &tls {
             tasks.spawn(Arc::clone(certificates).watch(times.certificates_interval, background.clone()));
         }

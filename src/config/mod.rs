@@ -72,6 +72,9 @@ pub struct DatabaseArgs {
     /// Bring the database's schema up to date at the start
     #[arg(long, env = "CHAT_MIGRATE", default_value_t = true, action = clap::ArgAction::Set)]
     pub migrate: bool,
+    /// How long a PostgreSQL that can't be reached yet is waited for at the start; 0: not at all
+    #[arg(long, env = "CHAT_DATABASE_WAIT", default_value = "30s", value_parser = parse_duration)]
+    pub database_wait: Duration,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -123,8 +123,12 @@ mod tests {
 
     use super::*;
 
+    fn args(url: &str) -> DatabaseArgs {
+        DatabaseArgs { database_url: url.to_owned().into(), migrate: true, database_wait: Duration::ZERO }
+    }
+
     fn store(url: &str) -> Result<Store, ConfigError> {
-        Store::of(&DatabaseArgs { database_url: url.to_owned().into(), migrate: true })
+        Store::of(&args(url))
     }
 
     #[test]
@@ -141,7 +145,6 @@ mod tests {
     #[test]
     fn secrets_do_not_show_in_debug_output() {
         assert!(!format!("{:?}", store("postgres://u:hunter2@h/d").unwrap()).contains("hunter2"));
-        let args = DatabaseArgs { database_url: "postgres://u:hunter2@h/d".to_owned().into(), migrate: true };
-        assert!(!format!("{args:?}").contains("hunter2"));
+        assert!(!format!("{:?}", args("postgres://u:hunter2@h/d")).contains("hunter2"));
     }
 }

@@ -34,6 +34,8 @@ pub enum Refused {
     TokenOfAnother,
     UnknownFrame,
     MalformedFrame,
+    MalformedRequest,
+    RequestTooLarge,
     NeedsHttp2,
     /// A request for a WebSocket that is none, and why.
     Handshake(&'static str),
@@ -100,6 +102,8 @@ pub fn refused(refused: Refused) -> Status {
             "pages of this origin may not use this server; CHAT_CORS_ORIGINS lists those that may",
         ),
         Refused::GrpcWeb(why) => (Code::InvalidArgument, "GRPC_WEB_REQUEST", why),
+        Refused::MalformedRequest => (Code::InvalidArgument, "MALFORMED_REQUEST", "the request could not be read"),
+        Refused::RequestTooLarge => (Code::OutOfRange, "REQUEST_TOO_LARGE", "a request, or a frame, is at most 256 KiB"),
         Refused::Unhealable => (Code::DataLoss, "HOLE_IN_STORE", "the store lacks a message of the chat"),
         Refused::Panicked => (Code::Internal, "INTERNAL", "internal error"),
         Refused::RateLimited(_) => (Code::ResourceExhausted, "RATE_LIMITED", "too many requests; try again after the stated time"),
@@ -123,6 +127,19 @@ pub fn refused(refused: Refused) -> Status {
         _ => None,
     };
     status(code, message, reason, retry)
+}
+
+/// What takes the place of a status that the gRPC library made by itself, of a request that it couldn't read: its text is the library's,
+/// its code for bytes that are no message is INTERNAL, and it has no reason that a client could act on.
+pub fn in_own_words(headers: &http::HeaderMap) -> Option<Status> {
+    if headers.contains_key("grpc-status-details-bin") {
+        return None;
+    }
+    match Code::from_bytes(headers.get("grpc-status")?.as_bytes()) {
+        Code::Internal => Some(refused(Refused::MalformedRequest)),
+        Code::OutOfRange => Some(refused(Refused::RequestTooLarge)),
+        _ => None,
+    }
 }
 
 /// INVALID_ARGUMENT with the fields that break a rule.
@@ -175,6 +192,15 @@ mod tests {
         let details = refused(Refused::RateLimited(wait)).get_error_details();
         assert_eq!(details.error_info().map(|info| info.reason.as_str()), Some("RATE_LIMITED"));
         assert_eq!(details.retry_info().and_then(|retry| retry.retry_delay), Some(wait));
+    }
+
+    #[test]
+    fn the_librarys_own_statuses_get_reasons_and_others_stay() {
+        let told = |status: Status| in_own_words(status.into_http::<()>().headers());
+        assert_eq!(told(Status::internal("failed to decode Protobuf message")).unwrap().code(), Code::InvalidArgument);
+        assert_eq!(told(Status::out_of_range("too long")).unwrap().code(), Code::OutOfRange);
+        assert!(told(Status::unimplemented("no such method")).is_none());
+        assert!(told(of_error(&Error::Internal)).is_none() && told(of_error(&Error::SequenceAhead { last_sequence: 1 })).is_none());
     }
 
     #[test]

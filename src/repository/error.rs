@@ -15,6 +15,9 @@ pub enum StoreError {
     /// What is stored can't have been written by this service.
     #[error("the store holds something unexpected: {0}")]
     Corrupt(String),
+    /// The schema was taken back since the start, as by a restored backup.
+    #[error("the store's schema is older than this build's; run `chat-service migrate`")]
+    SchemaTooOld,
 }
 
 impl StoreError {
@@ -26,7 +29,16 @@ impl StoreError {
     pub fn is_unknown_outcome(&self) -> bool {
         match self {
             Self::Unavailable(_) | Self::TimedOut(_) => true,
-            Self::Refused(_) | Self::Corrupt(_) => false,
+            Self::Refused(_) | Self::Corrupt(_) | Self::SchemaTooOld => false,
+        }
+    }
+
+    /// Whether a store that didn't answer may do so a little later, with nobody mending a setting.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Unavailable(sqlx::Error::Configuration(_) | sqlx::Error::Tls(_)) => false,
+            Self::Unavailable(_) | Self::TimedOut(_) => true,
+            Self::Refused(_) | Self::Corrupt(_) | Self::SchemaTooOld => false,
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
 
+use super::StoreError;
+
 /// The table in which sqlx notes what was applied.
 const TABLE: &str = "_sqlx_migrations";
 
@@ -18,6 +20,23 @@ pub enum SchemaError {
     Different(i64),
     #[error("can't bring the database to this build's schema: {0}")]
     Failed(#[source] MigrateError),
+}
+
+/// The newest migration that was applied, as `version`; null where there is none.
+pub(super) const APPLIED: &str = "SELECT max(version) AS version FROM _sqlx_migrations WHERE success";
+
+/// Whether what [`APPLIED`] found is enough.
+pub(super) fn check(migrator: &Migrator, applied: Option<i64>) -> Result<(), StoreError> {
+    let needed = migrator.iter().map(|m| m.version).max();
+    if applied >= needed { Ok(()) } else { Err(StoreError::SchemaTooOld) }
+}
+
+/// [`APPLIED`] could not be read. Where the store refuses, there is no such table: nothing was ever applied.
+pub(super) fn unread(error: sqlx::Error) -> StoreError {
+    match StoreError::from(error) {
+        StoreError::Refused(_) => StoreError::SchemaTooOld,
+        other => other,
+    }
 }
 
 /// Applies what is missing where `apply` says so, and checks that the schema is then the one that this build knows.

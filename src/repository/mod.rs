@@ -14,6 +14,8 @@ mod migrations;
 pub mod postgres;
 pub mod sqlite;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 pub use error::StoreError;
@@ -26,6 +28,9 @@ use crate::model::{
 };
 
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// How long an answer is waited for, so that a server that is frozen or cut off, or a disk that hangs, is noticed.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// What came of creating a chat.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +93,8 @@ pub trait ChatRepository: Send + Sync {
     /// Where the chats stand; deleted ones are missing from the answer. At most 1,000 ids a call.
     async fn positions(&self, chat_ids: &[ChatId]) -> Result<Vec<ChatPosition>>;
 
-    /// Whether the store answers at all.
+    /// Whether the store answers, and its schema is at least this build's: a newer one is the work of a newer build, beside which
+    /// this one goes on. [`StoreError::SchemaTooOld`] where it isn't.
     async fn ping(&self) -> Result<()>;
 }
 
@@ -118,6 +124,11 @@ pub trait AppendLane: Send {
     ///
     /// On `Err` nothing is known of the batch: it may be stored. Appending it again is right, and finds out.
     async fn append(&mut self, batch: &[NewMessage]) -> Result<Vec<AppendOutcome>>;
+}
+
+/// No call waits longer for the store than [`ANSWER_TIMEOUT`].
+async fn bounded<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(ANSWER_TIMEOUT, work).await.unwrap_or(Err(StoreError::TimedOut(ANSWER_TIMEOUT)))
 }
 
 /// Compares a stored request with a repeated one.

@@ -9,10 +9,12 @@ use tokio_util::sync::CancellationToken;
 use super::healing::read_behind;
 use crate::broker::{AccessEnd, Delivery, Registry};
 use crate::model::{ChatId, ChatPosition, UserId};
-use crate::repository::{ChatRepository, MessageRepository, Result};
+use crate::repository::{ChatRepository, MessageRepository, Result, StoreError};
 
 /// Chats in one query of the sweep.
 const SWEEP_CHATS_MAX: usize = 1_000;
+/// Chats that fail one after the other before the round ends: then it isn't they that are at fault.
+const SWEEP_FAILURES_MAX: usize = 8;
 /// Rows that one purge transaction removes.
 const PURGE_ROWS_MAX: usize = 1_000;
 /// How often deleted chats are looked for.
@@ -31,9 +33,27 @@ pub async fn run_sweep(
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        if let Err(error) = sweep.once().await {
-            tracing::warn!(error = %error, "a sweep failed; the next one repeats it");
+        if let Some((error, chats)) = sweep.once().await.first {
+            tracing::warn!(error = %error, chats, "a sweep failed for some chats; the next one repeats it");
         }
+    }
+}
+
+/// What went wrong in a round: the first error, and for how many chats.
+#[derive(Default)]
+struct Failures {
+    first: Option<(StoreError, usize)>,
+    in_a_row: usize,
+}
+
+impl Failures {
+    fn note(&mut self, done: Result<()>, chats: usize) {
+        let Err(error) = done else {
+            self.in_a_row = 0;
+            return;
+        };
+        self.in_a_row += 1;
+        self.first.get_or_insert((error, 0)).1 += chats;
     }
 }
 
@@ -44,22 +64,36 @@ struct Sweep {
 }
 
 impl Sweep {
-    async fn once(&self) -> Result<()> {
+    /// One chat's failure doesn't keep the others waiting; a store that is away ends the round.
+    async fn once(&self) -> Failures {
+        let mut failures = Failures::default();
         for ids in self.registry.chats().chunks(SWEEP_CHATS_MAX) {
             let watermark = self.registry.watermark();
-            let positions = self.chats.positions(ids).await?;
+            let positions = match self.chats.positions(ids).await {
+                Ok(positions) => positions,
+                Err(error) => {
+                    failures.note(Err(error), ids.len());
+                    return failures;
+                }
+            };
             let found: HashMap<ChatId, ChatPosition> = positions.into_iter().map(|position| (position.chat_id, position)).collect();
             for id in ids {
-                match found.get(id) {
-                    None => self.registry.evict(&AccessEnd::Deleted { chat_id: *id }),
-                    Some(position) => {
-                        self.check_access(position, watermark).await?;
-                        self.heal(position).await?;
-                    }
+                let Some(position) = found.get(id) else {
+                    self.registry.evict(&AccessEnd::Deleted { chat_id: *id });
+                    continue;
+                };
+                failures.note(self.chat(position, watermark).await, 1);
+                if failures.in_a_row == SWEEP_FAILURES_MAX {
+                    return failures;
                 }
             }
         }
-        Ok(())
+        failures
+    }
+
+    async fn chat(&self, position: &ChatPosition, watermark: u64) -> Result<()> {
+        self.check_access(position, watermark).await?;
+        self.heal(position).await
     }
 
     async fn check_access(&self, position: &ChatPosition, watermark: u64) -> Result<()> {

@@ -16,7 +16,7 @@ pub use healing::run_healer;
 use append::{Appender, Reply, Settled};
 use tokio::sync::{broadcast, mpsc};
 
-use crate::broker::{Broker, Delivery, Mailbox, Registry, Subscription};
+use crate::broker::{Broker, Delivery, Eviction, Mailbox, Registry, Subscription};
 use crate::model::access::{Action, allows};
 use crate::model::{Bound, Chat, ChatId, Clock, Identity, Message, NewMessage, Page, PageQuery, Reader, Sender, limits};
 use crate::repository::{ChatRepository, MessageRepository};
@@ -134,6 +134,14 @@ impl ChatService {
     pub async fn last_sequence(&self, caller: &Identity, chat_id: ChatId) -> Result<i64> {
         let view = self.chats.find(chat_id, &caller.user_id).await?.ok_or(Error::ChatNotFound)?;
         if allows(Action::Read, caller.role, view.role) { Ok(view.chat.last_sequence) } else { Err(Error::ChatNotFound) }
+    }
+
+    /// Why somebody who could read a chat can't any more. Where the store doesn't tell, it counts as their own removal.
+    pub async fn why_lost(&self, chat_id: ChatId) -> Eviction {
+        match self.chats.positions(&[chat_id]).await {
+            Ok(found) if found.is_empty() => Eviction::Deleted,
+            Ok(_) | Err(_) => Eviction::Removed,
+        }
     }
 }
 

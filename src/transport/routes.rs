@@ -18,6 +18,7 @@ use super::gateway::{Gateway, Unsupported};
 use super::grpc_web::GrpcWeb;
 use super::handlers::{ChatApi, ConnectBody};
 use super::websocket::WebSocket;
+use crate::converter::status;
 use crate::interceptor::HttpService;
 use crate::interceptor::auth::Auth;
 use crate::interceptor::cors::Cors;
@@ -70,7 +71,7 @@ pub fn routes<H: Health>(options: RouteOptions<H>) -> Result<impl HttpService + 
         };
         routes = routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?);
     }
-    let router = routes.into_axum_router().layer(axum::middleware::map_response(put_connect_body));
+    let router = routes.into_axum_router().layer(axum::middleware::map_response(finish));
     // From the inside out; `interceptor` says why in this order.
     let service = Deadline { inner: Answering(router), due: options.request_due };
     let service = UserLimit { inner: service, limiter: Arc::clone(&options.limiter) };
@@ -92,7 +93,11 @@ pub fn routes<H: Health>(options: RouteOptions<H>) -> Result<impl HttpService + 
     Ok(Cors { inner: dispatch, origins: options.origins })
 }
 
-async fn put_connect_body(mut response: Response<Body>) -> Response<Body> {
+/// Puts a stream's real body in, and says in this service's words what tonic said in its own.
+async fn finish(mut response: Response<Body>) -> Response<Body> {
+    if let Some(status) = status::in_own_words(response.headers()) {
+        return status.into_http();
+    }
     match response.extensions_mut().remove::<ConnectBody>().and_then(|body| body.take()) {
         Some(body) => response.map(|_| body),
         None => response,

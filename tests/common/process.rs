@@ -165,7 +165,8 @@ pub fn talkative() -> Command {
     command
 }
 
-fn ports_of(line: &str) -> Option<(u16, u16)> {
+/// The public and the admin port, in the line of a JSON log that says that the server serves.
+pub fn ports_of(line: &str) -> Option<(u16, u16)> {
     let line: Value = serde_json::from_str(line).ok().filter(|line: &Value| line["message"] == "serving")?;
     let port = |name: &str| -> Option<u16> { line[name].as_str()?.trim_end_matches(')').rsplit_once(':')?.1.parse().ok() };
     Some((port("address")?, port("admin")?))

@@ -1,7 +1,7 @@
 //! Connections, the loop, the terminal.
 
 use std::error::Error as _;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
 use rand::Rng;
@@ -175,12 +175,13 @@ impl Client {
                     Err(status) => return ended(&status, joined, after),
                 },
                 read = read_line(&mut self.input), if joined && input_open => match read {
-                    Some(text) if text.trim().is_empty() => {}
-                    Some(text) if text.chars().count() > TEXT_CHARS_MAX => {
+                    Some(Err(NotText)) => eprintln!("! not sent: a line that is not UTF-8"),
+                    Some(Ok(text)) if text.trim().is_empty() => {}
+                    Some(Ok(text)) if text.chars().count() > TEXT_CHARS_MAX => {
                         let start: String = text.chars().take(40).collect();
                         eprintln!("! not sent: longer than {TEXT_CHARS_MAX} characters: {}…", printable(&start));
                     }
-                    Some(text) => {
+                    Some(Ok(text)) => {
                         let pending = Pending { id: Uuid::new_v4().to_string(), text };
                         self.state.send(pending.clone());
                         if !self.send_all(&mut frames, &mut events, &mut after, vec![pending]).await? {
@@ -299,11 +300,16 @@ async fn next(events: &mut Streaming<ConnectChatResponse>) -> Result<Option<Even
     }
 }
 
+/// A line that is no text.
+struct NotText;
+
 /// The next line; `None`: the input has ended.
-async fn read_line(input: &mut Option<Lines<BufReader<Stdin>>>) -> Option<String> {
-    match input {
-        Some(lines) => lines.next_line().await.ok().flatten(),
-        None => None,
+async fn read_line(input: &mut Option<Lines<BufReader<Stdin>>>) -> Option<Result<String, NotText>> {
+    match input.as_mut()?.next_line().await {
+        Ok(line) => line.map(Ok),
+        // The line is taken all the same.
+        Err(error) if error.kind() == ErrorKind::InvalidData => Some(Err(NotText)),
+        Err(_) => None,
     }
 }
 

@@ -7,9 +7,11 @@ use sqlx::postgres::PgConnection;
 use sqlx::{Postgres, Row, Transaction};
 use uuid::Uuid;
 
-use super::{ANSWER_TIMEOUT, PostgresStore, chat, timestamp, to_sql, user_id};
+use super::{MIGRATOR, PostgresStore, chat, timestamp, to_sql, user_id};
 use crate::model::{Chat, ChatId, ChatPosition, ChatRole, Member, MemberChange, MembershipView, NewChat, Refusal, Timestamp, UserId};
-use crate::repository::{ChatRepository, ChatView, CreateOutcome, DecideDelete, DecideMembers, Result, StoreError, repeated, role};
+use crate::repository::{
+    ChatRepository, ChatView, CreateOutcome, DecideDelete, DecideMembers, Result, StoreError, bounded, migrations, repeated, role,
+};
 
 #[async_trait]
 impl ChatRepository for PostgresStore {
@@ -221,13 +223,12 @@ impl ChatRepository for PostgresStore {
     }
 
     async fn ping(&self) -> Result<()> {
-        bounded(async { Ok(sqlx::query("SELECT 1").execute(&self.pool).await.map(drop)?) }).await
+        bounded(async {
+            let row = sqlx::query(migrations::APPLIED).fetch_one(&self.pool).await.map_err(migrations::unread)?;
+            migrations::check(&MIGRATOR, row.try_get("version")?)
+        })
+        .await
     }
-}
-
-/// No call waits longer for the server's answer than this, even where the server is frozen.
-pub(super) async fn bounded<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::time::timeout(ANSWER_TIMEOUT, work).await.unwrap_or(Err(StoreError::TimedOut(ANSWER_TIMEOUT)))
 }
 
 /// Locks the chat's row, and only then, in statements of their own, reads what a decision needs.

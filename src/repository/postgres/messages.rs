@@ -4,12 +4,11 @@ use async_trait::async_trait;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
-use super::chats::bounded;
 use super::lane::PostgresLane;
 use super::{PostgresStore, timestamp, user_id};
 use crate::model::message::MESSAGE_OVERHEAD_BYTES;
 use crate::model::{Bound, ChatId, Message, Page, PageQuery};
-use crate::repository::{AppendLane, MessageRepository, Result};
+use crate::repository::{AppendLane, MessageRepository, Result, bounded};
 
 /// One statement, so one snapshot: the membership that allows the page, the chat's last sequence, and the messages. `weight`
 /// is the running weight before each message, so the row that passes the limit is the last one.

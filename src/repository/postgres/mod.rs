@@ -12,7 +12,7 @@ use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow};
 use sqlx::{Connection, Row};
 
-use super::{Result, SchemaError, StoreError, migrations};
+use super::{ANSWER_TIMEOUT, Result, SchemaError, StoreError, migrations};
 use crate::model::{Chat, ChatId, Secret, Timestamp, UserId};
 
 static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("migrations/postgres");
@@ -21,10 +21,13 @@ static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("migrations/postgres")
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a statement may run on the server.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an answer is waited for, so that a server that is frozen or cut off is noticed.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long a connection from the pool, or a new one, is waited for.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a pooled connection may take to show that it is alive.
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
+/// A pooled connection that was given back within this time isn't asked again: it was then, and each call would pay a round trip.
+const PING_FROM: Duration = Duration::from_millis(50);
 
 /// The URL's parameters that sqlx knows, beside `options[…]`.
 const PARAMETERS: [&str; 18] = [
@@ -75,10 +78,7 @@ impl PostgresStore {
         sqlx::query("SET lock_timeout = 0").execute(&mut connection).await.map_err(StoreError::from)?;
         migrations::prepare(&MIGRATOR, &mut connection, migrate).await?;
         drop(connection.close().await);
-        let pool = PgPoolOptions::new()
-            .max_connections(options.pool_connections)
-            .acquire_timeout(CONNECT_TIMEOUT)
-            .connect_lazy_with(connect.clone());
+        let pool = pool_options(options.pool_connections).connect_lazy_with(connect.clone());
         Ok(Self { pool, options: connect, lanes: options.lanes })
     }
 
@@ -97,6 +97,28 @@ pub enum OpenError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Schema(#[from] SchemaError),
+}
+
+/// sqlx looks after its connections by pings without a deadline: behind a fail-over that leaves connections open and silent, each
+/// ping would hold its place in the pool until TCP gives up, a quarter of an hour later. So they are asked here, in time.
+fn pool_options(connections: u32) -> PgPoolOptions {
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(CONNECT_TIMEOUT)
+        .test_before_acquire(false)
+        .before_acquire(|connection, meta| {
+            Box::pin(async move { if meta.idle_for < PING_FROM { Ok(true) } else { answers(connection).await } })
+        })
+        // What a call that was given up has left under way is read to its end by this.
+        .after_release(|connection, _| Box::pin(answers(connection)))
+}
+
+/// Whether the connection answers in time; an error makes the pool close it without a word to the server.
+async fn answers(connection: &mut PgConnection) -> std::result::Result<bool, sqlx::Error> {
+    match tokio::time::timeout(PING_TIMEOUT, connection.ping()).await {
+        Ok(answer) => answer.map(|()| true),
+        Err(_) => Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "a pooled connection does not answer"))),
+    }
 }
 
 fn connect_options(url: &str) -> std::result::Result<PgConnectOptions, OpenError> {

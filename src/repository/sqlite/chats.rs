@@ -7,87 +7,106 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{Row, Sqlite, Transaction};
 use uuid::Uuid;
 
-use super::{SqliteStore, begin, chat, chat_id, hex_ids, timestamp, user_id};
+use super::{MIGRATOR, SqliteStore, begin, chat, chat_id, hex_ids, timestamp, user_id};
 use crate::model::{Chat, ChatId, ChatPosition, ChatRole, Member, MemberChange, MembershipView, NewChat, Refusal, Timestamp, UserId};
-use crate::repository::{ChatRepository, ChatView, CreateOutcome, DecideDelete, DecideMembers, Result, StoreError, repeated, role};
+use crate::repository::{
+    ChatRepository, ChatView, CreateOutcome, DecideDelete, DecideMembers, Result, StoreError, bounded, migrations, repeated, role,
+};
 
 #[async_trait]
 impl ChatRepository for SqliteStore {
     async fn create(&self, chat: &NewChat) -> Result<CreateOutcome> {
-        let mut writer = self.writer.lock().await;
-        let mut tx = begin(&mut writer).await?;
-        if let Some(key) = &chat.request {
-            let found = sqlx::query("SELECT id, request_digest FROM chats WHERE created_by = ? AND request_id = ? AND deleted_at IS NULL")
-                .bind(chat.created_by.as_str())
-                .bind(&key.request_id)
-                .fetch_optional(&mut *tx)
-                .await?;
-            if let Some(row) = found {
-                return Ok(repeated(chat_id(&row, "id")?, row.try_get("request_digest")?, key));
+        bounded(async {
+            let mut writer = self.writer.lock().await;
+            let mut tx = begin(&mut writer).await?;
+            if let Some(key) = &chat.request {
+                let found =
+                    sqlx::query("SELECT id, request_digest FROM chats WHERE created_by = ? AND request_id = ? AND deleted_at IS NULL")
+                        .bind(chat.created_by.as_str())
+                        .bind(&key.request_id)
+                        .fetch_optional(&mut *tx)
+                        .await?;
+                if let Some(row) = found {
+                    return Ok(repeated(chat_id(&row, "id")?, row.try_get("request_digest")?, key));
+                }
             }
-        }
-        sqlx::query("INSERT INTO chats (id, title, created_by, created_at, request_id, request_digest) VALUES (?, ?, ?, ?, ?, ?)")
-            .bind(chat.id.as_uuid())
-            .bind(&chat.title)
-            .bind(chat.created_by.as_str())
-            .bind(chat.created_at.as_micros())
-            .bind(chat.request.as_ref().map(|key| key.request_id.as_str()))
-            .bind(chat.request.as_ref().map(|key| key.digest.as_slice()))
-            .execute(&mut *tx)
-            .await?;
-        set_role(&mut tx, chat.id, &chat.created_by, ChatRole::Owner, chat.created_at).await?;
-        for member in &chat.members {
-            set_role(&mut tx, chat.id, member, ChatRole::Member, chat.created_at).await?;
-        }
-        tx.commit().await?;
-        Ok(CreateOutcome::Created)
+            sqlx::query("INSERT INTO chats (id, title, created_by, created_at, request_id, request_digest) VALUES (?, ?, ?, ?, ?, ?)")
+                .bind(chat.id.as_uuid())
+                .bind(&chat.title)
+                .bind(chat.created_by.as_str())
+                .bind(chat.created_at.as_micros())
+                .bind(chat.request.as_ref().map(|key| key.request_id.as_str()))
+                .bind(chat.request.as_ref().map(|key| key.digest.as_slice()))
+                .execute(&mut *tx)
+                .await?;
+            set_role(&mut tx, chat.id, &chat.created_by, ChatRole::Owner, chat.created_at).await?;
+            for member in &chat.members {
+                set_role(&mut tx, chat.id, member, ChatRole::Member, chat.created_at).await?;
+            }
+            tx.commit().await?;
+            Ok(CreateOutcome::Created)
+        })
+        .await
     }
 
     async fn find(&self, chat_id: ChatId, user_id: &UserId) -> Result<Option<ChatView>> {
-        let row = sqlx::query(
-            "SELECT c.id, c.title, c.created_by, c.created_at, c.last_sequence, c.access_version, m.role
-             FROM chats c LEFT JOIN chat_members m ON m.chat_id = c.id AND m.user_id = ?2
-             WHERE c.id = ?1 AND c.deleted_at IS NULL",
-        )
-        .bind(chat_id.as_uuid())
-        .bind(user_id.as_str())
-        .fetch_optional(&self.readers)
-        .await?;
-        row.map(|row| {
-            let role = row.try_get::<Option<i16>, _>("role")?.map(role).transpose()?;
-            Ok(ChatView { chat: chat(&row)?, role, access_version: row.try_get("access_version")? })
+        bounded(async {
+            let row = sqlx::query(
+                "SELECT c.id, c.title, c.created_by, c.created_at, c.last_sequence, c.access_version, m.role
+                 FROM chats c LEFT JOIN chat_members m ON m.chat_id = c.id AND m.user_id = ?2
+                 WHERE c.id = ?1 AND c.deleted_at IS NULL",
+            )
+            .bind(chat_id.as_uuid())
+            .bind(user_id.as_str())
+            .fetch_optional(&self.readers)
+            .await?;
+            row.map(|row| {
+                let role = row.try_get::<Option<i16>, _>("role")?.map(role).transpose()?;
+                Ok(ChatView { chat: chat(&row)?, role, access_version: row.try_get("access_version")? })
+            })
+            .transpose()
         })
-        .transpose()
+        .await
     }
 
     async fn members(&self, chat_id: ChatId) -> Result<Vec<Member>> {
-        let rows = sqlx::query(
-            "SELECT m.user_id, m.role, m.joined_at FROM chats c JOIN chat_members m ON m.chat_id = c.id
-             WHERE c.id = ? AND c.deleted_at IS NULL ORDER BY m.role, m.user_id",
-        )
-        .bind(chat_id.as_uuid())
-        .fetch_all(&self.readers)
-        .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(Member { user_id: user_id(row, "user_id")?, role: role(row.try_get("role")?)?, joined_at: timestamp(row, "joined_at")? })
-            })
-            .collect()
+        bounded(async {
+            let rows = sqlx::query(
+                "SELECT m.user_id, m.role, m.joined_at FROM chats c JOIN chat_members m ON m.chat_id = c.id
+                 WHERE c.id = ? AND c.deleted_at IS NULL ORDER BY m.role, m.user_id",
+            )
+            .bind(chat_id.as_uuid())
+            .fetch_all(&self.readers)
+            .await?;
+            rows.iter()
+                .map(|row| {
+                    Ok(Member {
+                        user_id: user_id(row, "user_id")?,
+                        role: role(row.try_get("role")?)?,
+                        joined_at: timestamp(row, "joined_at")?,
+                    })
+                })
+                .collect()
+        })
+        .await
     }
 
     async fn list(&self, user_id: &UserId, before: Option<ChatId>, limit: usize) -> Result<Vec<Chat>> {
-        let rows = sqlx::query(
-            "SELECT c.id, c.title, c.created_by, c.created_at, c.last_sequence
-             FROM chat_members m JOIN chats c ON c.id = m.chat_id
-             WHERE m.user_id = ? AND m.chat_id < ? AND c.deleted_at IS NULL
-             ORDER BY m.chat_id DESC LIMIT ?",
-        )
-        .bind(user_id.as_str())
-        .bind(before.map_or(Uuid::max(), ChatId::as_uuid))
-        .bind(limit as i64)
-        .fetch_all(&self.readers)
-        .await?;
-        rows.iter().map(chat).collect()
+        bounded(async {
+            let rows = sqlx::query(
+                "SELECT c.id, c.title, c.created_by, c.created_at, c.last_sequence
+                 FROM chat_members m JOIN chats c ON c.id = m.chat_id
+                 WHERE m.user_id = ? AND m.chat_id < ? AND c.deleted_at IS NULL
+                 ORDER BY m.chat_id DESC LIMIT ?",
+            )
+            .bind(user_id.as_str())
+            .bind(before.map_or(Uuid::max(), ChatId::as_uuid))
+            .bind(limit as i64)
+            .fetch_all(&self.readers)
+            .await?;
+            rows.iter().map(chat).collect()
+        })
+        .await
     }
 
     async fn change_members(
@@ -97,95 +116,114 @@ impl ChatRepository for SqliteStore {
         now: Timestamp,
         decide: DecideMembers<'_>,
     ) -> Result<Result<Vec<MemberChange>, Refusal>> {
-        let mut writer = self.writer.lock().await;
-        let mut tx = begin(&mut writer).await?;
-        let Some(view) = view(&mut tx, chat_id, involved).await? else { return Ok(Err(Refusal::ChatNotFound)) };
-        let changes = match decide(&view) {
-            Ok(changes) => changes,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
-        if changes.is_empty() {
-            return Ok(Ok(changes));
-        }
-        for change in &changes {
-            match change {
-                MemberChange::Set(user, role) => set_role(&mut tx, chat_id, user, *role, now).await?,
-                MemberChange::Remove(user) => {
-                    sqlx::query("DELETE FROM chat_members WHERE chat_id = ? AND user_id = ?")
-                        .bind(chat_id.as_uuid())
-                        .bind(user.as_str())
-                        .execute(&mut *tx)
-                        .await?;
+        bounded(async {
+            let mut writer = self.writer.lock().await;
+            let mut tx = begin(&mut writer).await?;
+            let Some(view) = view(&mut tx, chat_id, involved).await? else { return Ok(Err(Refusal::ChatNotFound)) };
+            let changes = match decide(&view) {
+                Ok(changes) => changes,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            if changes.is_empty() {
+                return Ok(Ok(changes));
+            }
+            for change in &changes {
+                match change {
+                    MemberChange::Set(user, role) => set_role(&mut tx, chat_id, user, *role, now).await?,
+                    MemberChange::Remove(user) => {
+                        sqlx::query("DELETE FROM chat_members WHERE chat_id = ? AND user_id = ?")
+                            .bind(chat_id.as_uuid())
+                            .bind(user.as_str())
+                            .execute(&mut *tx)
+                            .await?;
+                    }
                 }
             }
-        }
-        sqlx::query("UPDATE chats SET access_version = access_version + 1 WHERE id = ?").bind(chat_id.as_uuid()).execute(&mut *tx).await?;
-        tx.commit().await?;
-        Ok(Ok(changes))
+            sqlx::query("UPDATE chats SET access_version = access_version + 1 WHERE id = ?")
+                .bind(chat_id.as_uuid())
+                .execute(&mut *tx)
+                .await?;
+            tx.commit().await?;
+            Ok(Ok(changes))
+        })
+        .await
     }
 
     async fn delete(&self, chat_id: ChatId, caller: &UserId, now: Timestamp, decide: DecideDelete<'_>) -> Result<Result<(), Refusal>> {
-        let mut writer = self.writer.lock().await;
-        let mut tx = begin(&mut writer).await?;
-        let Some(view) = view(&mut tx, chat_id, std::slice::from_ref(caller)).await? else { return Ok(Err(Refusal::ChatNotFound)) };
-        if let Err(refusal) = decide(&view) {
-            return Ok(Err(refusal));
-        }
-        sqlx::query("UPDATE chats SET deleted_at = ?2, access_version = access_version + 1 WHERE id = ?1")
-            .bind(chat_id.as_uuid())
-            .bind(now.as_micros())
-            .execute(&mut *tx)
-            .await?;
-        tx.commit().await?;
-        Ok(Ok(()))
+        bounded(async {
+            let mut writer = self.writer.lock().await;
+            let mut tx = begin(&mut writer).await?;
+            let Some(view) = view(&mut tx, chat_id, std::slice::from_ref(caller)).await? else { return Ok(Err(Refusal::ChatNotFound)) };
+            if let Err(refusal) = decide(&view) {
+                return Ok(Err(refusal));
+            }
+            sqlx::query("UPDATE chats SET deleted_at = ?2, access_version = access_version + 1 WHERE id = ?1")
+                .bind(chat_id.as_uuid())
+                .bind(now.as_micros())
+                .execute(&mut *tx)
+                .await?;
+            tx.commit().await?;
+            Ok(Ok(()))
+        })
+        .await
     }
 
     async fn purge_deleted(&self, limit: usize) -> Result<usize> {
-        let mut writer = self.writer.lock().await;
-        let mut tx = begin(&mut writer).await?;
-        let Some(row) =
-            sqlx::query("SELECT id FROM chats WHERE deleted_at IS NOT NULL ORDER BY id LIMIT 1").fetch_optional(&mut *tx).await?
-        else {
-            return Ok(0);
-        };
-        let id: Uuid = row.try_get("id")?;
-        let mut removed = 0;
-        for statement in [
-            "DELETE FROM messages WHERE chat_id = ?1 AND sequence IN (SELECT sequence FROM messages WHERE chat_id = ?1 ORDER BY sequence LIMIT ?2)",
-            "DELETE FROM chat_members WHERE chat_id = ?1 AND user_id IN (SELECT user_id FROM chat_members WHERE chat_id = ?1 LIMIT ?2)",
-            "DELETE FROM chats WHERE id = ?1 AND ?2 > 0",
-        ] {
-            let left = limit - removed;
-            if left == 0 {
-                break;
+        bounded(async {
+            let mut writer = self.writer.lock().await;
+            let mut tx = begin(&mut writer).await?;
+            let Some(row) =
+                sqlx::query("SELECT id FROM chats WHERE deleted_at IS NOT NULL ORDER BY id LIMIT 1").fetch_optional(&mut *tx).await?
+            else {
+                return Ok(0);
+            };
+            let id: Uuid = row.try_get("id")?;
+            let mut removed = 0;
+            for statement in [
+                "DELETE FROM messages WHERE chat_id = ?1 AND sequence IN (SELECT sequence FROM messages WHERE chat_id = ?1 ORDER BY sequence LIMIT ?2)",
+                "DELETE FROM chat_members WHERE chat_id = ?1 AND user_id IN (SELECT user_id FROM chat_members WHERE chat_id = ?1 LIMIT ?2)",
+                "DELETE FROM chats WHERE id = ?1 AND ?2 > 0",
+            ] {
+                let left = limit - removed;
+                if left == 0 {
+                    break;
+                }
+                removed += sqlx::query(statement).bind(id).bind(left as i64).execute(&mut *tx).await?.rows_affected() as usize;
             }
-            removed += sqlx::query(statement).bind(id).bind(left as i64).execute(&mut *tx).await?.rows_affected() as usize;
-        }
-        tx.commit().await?;
-        Ok(removed)
+            tx.commit().await?;
+            Ok(removed)
+        })
+        .await
     }
 
     async fn positions(&self, chat_ids: &[ChatId]) -> Result<Vec<ChatPosition>> {
-        let rows = sqlx::query(
-            "SELECT id, last_sequence, access_version FROM chats
-             WHERE id IN (SELECT unhex(value) FROM json_each(?)) AND deleted_at IS NULL",
-        )
-        .bind(hex_ids(chat_ids.iter().copied()))
-        .fetch_all(&self.readers)
-        .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(ChatPosition {
-                    chat_id: chat_id(row, "id")?,
-                    last_sequence: row.try_get("last_sequence")?,
-                    access_version: row.try_get("access_version")?,
+        bounded(async {
+            let rows = sqlx::query(
+                "SELECT id, last_sequence, access_version FROM chats
+                 WHERE id IN (SELECT unhex(value) FROM json_each(?)) AND deleted_at IS NULL",
+            )
+            .bind(hex_ids(chat_ids.iter().copied()))
+            .fetch_all(&self.readers)
+            .await?;
+            rows.iter()
+                .map(|row| {
+                    Ok(ChatPosition {
+                        chat_id: chat_id(row, "id")?,
+                        last_sequence: row.try_get("last_sequence")?,
+                        access_version: row.try_get("access_version")?,
+                    })
                 })
-            })
-            .collect()
+                .collect()
+        })
+        .await
     }
 
     async fn ping(&self) -> Result<()> {
-        Ok(sqlx::query("SELECT 1").execute(&self.readers).await.map(drop)?)
+        bounded(async {
+            let row = sqlx::query(migrations::APPLIED).fetch_one(&self.readers).await.map_err(migrations::unread)?;
+            migrations::check(&MIGRATOR, row.try_get("version")?)
+        })
+        .await
     }
 }
 

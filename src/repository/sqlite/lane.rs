@@ -8,7 +8,7 @@ use sqlx::{Row, Sqlite, Transaction};
 
 use super::{Writer, begin, chat_id, hex_ids, timestamp};
 use crate::model::{AppendOutcome, ChatId, ChatRole, Clock, NewMessage, SystemClock, Timestamp, access};
-use crate::repository::{AppendLane, Result, role};
+use crate::repository::{AppendLane, Result, bounded, role};
 
 pub(super) struct SqliteLane {
     writer: Writer,
@@ -23,22 +23,25 @@ impl SqliteLane {
 #[async_trait]
 impl AppendLane for SqliteLane {
     async fn append(&mut self, batch: &[NewMessage]) -> Result<Vec<AppendOutcome>> {
-        let mut writer = self.writer.lock().await;
-        let mut tx = begin(&mut writer).await?;
-        let ids = serde_json::Value::from(
-            batch.iter().map(|m| json!([hex(m.chat_id), m.sender.user_id.as_str(), m.client_message_id])).collect::<Vec<_>>(),
-        )
-        .to_string();
-        let mut chats = read_chats(&mut tx, batch).await?;
-        let known = read_known(&mut tx, &ids).await?;
-        let roles = read_roles(&mut tx, &ids).await?;
-        let (outcomes, new) = judge(batch, &mut chats, &known, &roles, SystemClock.now());
-        if new.is_empty() {
-            return Ok(outcomes);
-        }
-        store(&mut tx, &new, &chats).await?;
-        tx.commit().await?;
-        Ok(outcomes)
+        bounded(async {
+            let mut writer = self.writer.lock().await;
+            let mut tx = begin(&mut writer).await?;
+            let ids = serde_json::Value::from(
+                batch.iter().map(|m| json!([hex(m.chat_id), m.sender.user_id.as_str(), m.client_message_id])).collect::<Vec<_>>(),
+            )
+            .to_string();
+            let mut chats = read_chats(&mut tx, batch).await?;
+            let known = read_known(&mut tx, &ids).await?;
+            let roles = read_roles(&mut tx, &ids).await?;
+            let (outcomes, new) = judge(batch, &mut chats, &known, &roles, SystemClock.now());
+            if new.is_empty() {
+                return Ok(outcomes);
+            }
+            store(&mut tx, &new, &chats).await?;
+            tx.commit().await?;
+            Ok(outcomes)
+        })
+        .await
     }
 }
 

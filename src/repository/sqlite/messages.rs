@@ -8,7 +8,7 @@ use super::lane::SqliteLane;
 use super::{SqliteStore, timestamp, user_id};
 use crate::model::message::MESSAGE_OVERHEAD_BYTES;
 use crate::model::{Bound, ChatId, Message, Page, PageQuery};
-use crate::repository::{AppendLane, MessageRepository, Result};
+use crate::repository::{AppendLane, MessageRepository, Result, bounded};
 
 /// One statement, so one snapshot: the membership that allows the page, the chat's last sequence, and the messages. `weight`
 /// is the running weight before each message, so the row that passes the limit is the last one.
@@ -58,25 +58,28 @@ impl MessageRepository for SqliteStore {
             Bound::Before(sequence) => (page!("<", "DESC"), sequence, false),
             Bound::Latest => (page!("<", "DESC"), i64::MAX, false),
         };
-        let rows = sqlx::query(statement)
-            .bind(query.chat_id.as_uuid())
-            .bind(query.reader.user_id.as_str())
-            .bind(query.reader.role.is_trusted())
-            .bind(bound)
-            .bind(query.limit as i64)
-            .bind(MESSAGE_OVERHEAD_BYTES as i64)
-            .bind(query.max_bytes as i64)
-            .fetch_all(&self.readers)
-            .await?;
-        let Some(first) = rows.first() else { return Ok(None) };
-        let last_sequence: i64 = first.try_get("last_sequence")?;
-        let mut messages = Vec::with_capacity(rows.len());
-        for row in &rows {
-            // The row of a chat without messages in this direction has no message.
-            let Some(sequence) = row.try_get::<Option<i64>, _>("sequence")? else { break };
-            messages.push(message(row, query.chat_id, sequence)?);
-        }
-        Ok(Some(Page::of(messages, ascending, last_sequence)))
+        bounded(async {
+            let rows = sqlx::query(statement)
+                .bind(query.chat_id.as_uuid())
+                .bind(query.reader.user_id.as_str())
+                .bind(query.reader.role.is_trusted())
+                .bind(bound)
+                .bind(query.limit as i64)
+                .bind(MESSAGE_OVERHEAD_BYTES as i64)
+                .bind(query.max_bytes as i64)
+                .fetch_all(&self.readers)
+                .await?;
+            let Some(first) = rows.first() else { return Ok(None) };
+            let last_sequence: i64 = first.try_get("last_sequence")?;
+            let mut messages = Vec::with_capacity(rows.len());
+            for row in &rows {
+                // The row of a chat without messages in this direction has no message.
+                let Some(sequence) = row.try_get::<Option<i64>, _>("sequence")? else { break };
+                messages.push(message(row, query.chat_id, sequence)?);
+            }
+            Ok(Some(Page::of(messages, ascending, last_sequence)))
+        })
+        .await
     }
 }
 

@@ -62,6 +62,7 @@ pub struct Level {
 }
 
 /// The session's end.
+#[derive(Clone)]
 pub struct Outbox(Arc<Mutex<Shared>>);
 
 /// The response's end.

@@ -1,11 +1,12 @@
 //! The loop of a connected stream.
 
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt};
 use rand::Rng;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
@@ -67,7 +68,14 @@ enum Done {
     /// A new token, whose check takes somebody else's answer.
     Refreshed(Result<Identity, Refused>),
     /// Where the joined chats stand, after the client has closed its side.
-    Positions(Vec<(ChatId, Result<i64, Error>)>),
+    Positions(Vec<(ChatId, Result<i64, Unread>)>),
+}
+
+/// Why a joined chat could not be read.
+enum Unread {
+    /// It isn't the stream's any more.
+    Lost(Eviction),
+    Failed(Error),
 }
 
 struct JoinedChat {
@@ -86,7 +94,7 @@ enum Input {
     Settled(Settled),
     Done(Done),
     /// Of the subscription with this key.
-    Page(u64, Result<Page, Error>),
+    Page(u64, Result<Page, Unread>),
     Taken,
     SendStalled,
     Frame(Option<Result<pb::ConnectChatRequest, Status>>),
@@ -119,7 +127,7 @@ pub struct Session<S> {
     task: Option<Task<Done>>,
     /// Evictions of the subscription that a join under way has made.
     early: Vec<(u64, Eviction)>,
-    page: Option<Task<(u64, Result<Page, Error>)>>,
+    page: Option<Task<(u64, Result<Page, Unread>)>>,
     expiry: Pin<Box<Sleep>>,
     /// Until the first valid frame.
     first_frame_due: Option<Pin<Box<Sleep>>>,
@@ -160,8 +168,21 @@ where
         }
     }
 
-    /// Runs until the stream ends, and returns when its client has had its time to read the rest: then it is to be reset.
-    pub async fn run(mut self) {
+    /// Runs until the stream ends, and returns when its client has had its time to read the rest: then it is to be reset. A panic
+    /// ends this stream, as INTERNAL, and nothing else.
+    pub fn run(self) -> impl Future<Output = ()> {
+        let outbox = self.outbox.clone();
+        // The panic hook has logged it. Nothing of the session is used after it but the outbox, which is whole between any two calls.
+        // A combinator and no async block, which would keep room for the session twice.
+        AssertUnwindSafe(self.live()).catch_unwind().then(move |ended| async move {
+            if ended.is_err() {
+                outbox.end(status::refused(Refused::Panicked));
+                linger(&outbox).await;
+            }
+        })
+    }
+
+    async fn live(mut self) {
         let status = loop {
             let input = self.next().await;
             if let Err(end) = self.handle(input) {
@@ -178,8 +199,7 @@ where
             tracing::info!(user_id, reason = "SEND_STALLED", "a stream is reset: its client took nothing for too long");
             return;
         }
-        // As long as the client reads it gets the rest.
-        while timeout(LINGER, self.outbox.taken()).await.is_ok() {}
+        linger(&self.outbox).await;
     }
 
     /// Waits for whatever comes first. What must happen whether or not the client reads stands first and asks for no room.
@@ -407,8 +427,8 @@ where
                     let Some(at) = self.find(chat_id) else { continue };
                     match position {
                         Ok(last_sequence) => self.chats[at].cursor.end_at(last_sequence),
-                        Err(Error::ChatNotFound) => self.remove(at, pb::LeftReason::Removed),
-                        Err(error) => return Err(status::of_error(&error)),
+                        Err(Unread::Lost(eviction)) => self.remove(at, left_reason(eviction)),
+                        Err(Unread::Failed(error)) => return Err(status::of_error(&error)),
                     }
                 }
             }
@@ -416,17 +436,17 @@ where
         Ok(())
     }
 
-    fn page(&mut self, key: u64, page: Result<Page, Error>) -> Result<(), Status> {
+    fn page(&mut self, key: u64, page: Result<Page, Unread>) -> Result<(), Status> {
         // The chat may have been left, and even joined again, while the page was read.
         let Some(at) = self.chats.iter().position(|chat| chat.subscription.key() == key) else { return Ok(()) };
         let chat_id = self.chats[at].id;
         let page = match page {
             Ok(page) => page,
-            Err(Error::ChatNotFound) => {
-                self.remove(at, pb::LeftReason::Removed);
+            Err(Unread::Lost(eviction)) => {
+                self.remove(at, left_reason(eviction));
                 return Ok(());
             }
-            Err(error) => return Err(status::of_error(&error)),
+            Err(Unread::Failed(error)) => return Err(status::of_error(&error)),
         };
         let cursor = &mut self.chats[at].cursor;
         if !cursor.is_behind() {
@@ -490,9 +510,12 @@ where
         self.chats.iter().position(|chat| chat.id == chat_id)
     }
 
-    fn read_page(&self, chat_id: ChatId, key: u64, delivered: i64) -> Task<(u64, Result<Page, Error>)> {
+    fn read_page(&self, chat_id: ChatId, key: u64, delivered: i64) -> Task<(u64, Result<Page, Unread>)> {
         let (service, identity) = (Arc::clone(&self.options.service), self.identity.clone());
-        Box::pin(async move { (key, persist(|| service.catch_up(&identity, chat_id, delivered)).await) })
+        Box::pin(async move {
+            let page = persist(|| service.catch_up(&identity, chat_id, delivered)).await;
+            (key, or_why(page, &service, chat_id).await)
+        })
     }
 
     fn read_positions(&self) -> Task<Done> {
@@ -501,11 +524,26 @@ where
         Box::pin(async move {
             let mut positions = Vec::with_capacity(ids.len());
             for id in ids {
-                positions.push((id, persist(|| service.last_sequence(&identity, id)).await));
+                let position = persist(|| service.last_sequence(&identity, id)).await;
+                positions.push((id, or_why(position, &service, id).await));
             }
             Done::Positions(positions)
         })
     }
+}
+
+/// A chat that this caller had and doesn't find any more: was it deleted, or the caller removed?
+async fn or_why<T>(read: Result<T, Error>, service: &ChatService, chat_id: ChatId) -> Result<T, Unread> {
+    match read {
+        Ok(found) => Ok(found),
+        Err(Error::ChatNotFound) => Err(Unread::Lost(service.why_lost(chat_id).await)),
+        Err(error) => Err(Unread::Failed(error)),
+    }
+}
+
+/// As long as the client reads it gets the rest.
+async fn linger(outbox: &Outbox) {
+    while timeout(LINGER, outbox.taken()).await.is_ok() {}
 }
 
 /// Repeats a read while the store is away: what the stream has can't be told otherwise.
@@ -568,8 +606,9 @@ fn left_reason(eviction: Eviction) -> pb::LeftReason {
 /// A stream of frames that can't be read on.
 fn broken(error: Status) -> Status {
     match error.code() {
-        // What tonic says of bytes that are no message.
+        // What tonic says of bytes that are no message, and of too many.
         Code::Internal => status::refused(Refused::MalformedFrame),
+        Code::OutOfRange => status::refused(Refused::RequestTooLarge),
         _ => error,
     }
 }
