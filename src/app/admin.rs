@@ -1,4 +1,4 @@
-//! The admin port: probes in plaintext, and the command that asks them.
+//! The admin port: metrics and probes in plaintext, and the command that asks whether the server is ready.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE as CONTENT_TYPE_HEADER;
 use axum::routing::get;
 use clap::Args;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use super::metrics::Metrics;
+use crate::observe::text::CONTENT_TYPE;
 use crate::repository::ChatRepository;
 
 /// How long the database may take to show that it is there.
@@ -19,8 +22,14 @@ const PING_DUE: Duration = Duration::from_secs(2);
 /// How long `health` waits for an answer.
 const ANSWER_DUE: Duration = Duration::from_secs(3);
 
-/// Serves /healthz (the process lives) and /readyz (it may be sent requests) until `stop`.
-pub async fn serve(listener: TcpListener, chats: Arc<dyn ChatRepository>, draining: CancellationToken, stop: CancellationToken) {
+/// Serves /metrics, /healthz (the process lives) and /readyz (it may be sent requests) until `stop`.
+pub async fn serve(
+    listener: TcpListener,
+    chats: Arc<dyn ChatRepository>,
+    metrics: Metrics,
+    draining: CancellationToken,
+    stop: CancellationToken,
+) {
     let ready = move || async move {
         if draining.is_cancelled() {
             return (StatusCode::SERVICE_UNAVAILABLE, "draining\n");
@@ -30,7 +39,8 @@ pub async fn serve(listener: TcpListener, chats: Arc<dyn ChatRepository>, draini
             _ => (StatusCode::SERVICE_UNAVAILABLE, "the database is unreachable\n"),
         }
     };
-    let router = Router::new().route("/healthz", get(|| async { "alive\n" })).route("/readyz", get(ready));
+    let metrics = move || async move { ([(CONTENT_TYPE_HEADER, CONTENT_TYPE)], metrics.text()) };
+    let router = Router::new().route("/healthz", get(|| async { "alive\n" })).route("/readyz", get(ready)).route("/metrics", get(metrics));
     let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
         tracing::error!(error = %error, "the admin port failed");

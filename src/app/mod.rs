@@ -8,9 +8,11 @@ mod dial;
 mod hints;
 mod identity;
 mod lifecycle;
+mod metrics;
 pub mod server;
 mod telemetry;
 pub mod token;
+mod traces;
 
 use std::process::ExitCode;
 

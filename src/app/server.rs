@@ -8,16 +8,20 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::metrics::Metrics;
+use super::traces::{self, Traces, TracesError};
 use super::{admin, hints, identity, lifecycle, telemetry};
 use crate::broker::{Broker, LocalBroker, Registry};
-use crate::config::{AuthKey, Config, ConfigError, DatabaseArgs, ServeArgs, Store, unless_empty};
+use crate::config::{AuthKey, Collector, Config, ConfigError, DatabaseArgs, ServeArgs, Store, unless_empty};
 use crate::interceptor::token::Verifier;
 use crate::model::{Clock, Network, SystemClock};
+use crate::observe::trace;
 use crate::pb::chat::v1::chat_service_server::ChatServiceServer;
 use crate::ratelimiter::RateLimiter;
 use crate::ratelimiter::memory::{MemoryLimiter, Rates};
 use crate::repository::postgres::{self, PostgresOptions, PostgresStore};
 use crate::repository::sqlite::{self, SqliteOptions, SqliteStore};
+use crate::repository::traced::{TracedChats, TracedMessages};
 use crate::repository::{ChatRepository, MessageRepository, StoreError};
 use crate::service::append::Appender;
 use crate::service::{ChatService, Parts, run_purge, run_sweep};
@@ -48,6 +52,8 @@ pub enum StartError {
     #[error(transparent)]
     Log(#[from] telemetry::LogError),
     #[error(transparent)]
+    Traces(#[from] TracesError),
+    #[error(transparent)]
     Tls(#[from] TlsError),
     #[error(transparent)]
     Identity(#[from] identity::IdentityError),
@@ -71,7 +77,7 @@ struct Opened {
 }
 
 async fn open(store: &Store, migrate: bool) -> Result<Opened, StartError> {
-    Ok(match store {
+    let opened = match store {
         Store::Sqlite(path) => {
             let options = SqliteOptions { path: path.clone(), read_connections: SQLITE_READERS };
             let store = Arc::new(SqliteStore::open(&options, migrate).await?);
@@ -82,7 +88,18 @@ async fn open(store: &Store, migrate: bool) -> Result<Opened, StartError> {
             let store = Arc::new(PostgresStore::open(&options, migrate).await?);
             Opened { chats: store.clone(), messages: store }
         }
-    })
+    };
+    Ok(if trace::on() { opened.traced(store.system()) } else { opened })
+}
+
+impl Opened {
+    /// Each use of it has a span.
+    fn traced(self, system: &'static str) -> Self {
+        Self {
+            chats: Arc::new(TracedChats { inner: self.chats, system }),
+            messages: Arc::new(TracedMessages { inner: self.messages, system }),
+        }
+    }
 }
 
 /// The command `migrate`.
@@ -94,8 +111,10 @@ pub async fn migrate(args: DatabaseArgs) -> Result<(), StartError> {
 
 /// The command `serve`: until SIGTERM or SIGINT.
 pub async fn run(args: ServeArgs) -> Result<(), StartError> {
-    telemetry::start(&args.log)?;
-    let server = Server::build(Config::of(args)?).await?;
+    let traces = Collector::of(&args.traces)?.map(|collector| traces::start(&collector)).transpose()?;
+    telemetry::start(&args.log, traces.as_ref())?;
+    let mut server = Server::build(Config::of(args)?).await?;
+    server.traces = traces;
     let certificates = server.tls.clone();
     lifecycle::on_hangup(move || {
         if let Some(certificates) = &certificates {
@@ -129,6 +148,8 @@ pub struct Server {
     public: TcpListener,
     admin: TcpListener,
     times: Times,
+    /// Set where this process exports traces.
+    traces: Option<Traces>,
 }
 
 /// What isn't configured, and what tests shorten so that they needn't wait.
@@ -186,7 +207,7 @@ impl Server {
             clock: Arc::clone(&clock),
         }));
         let times = Times::of(&config);
-        Ok(Self { config, opened, registry, service, lanes, verifier, clock, tls, public, admin, times })
+        Ok(Self { config, opened, registry, service, lanes, verifier, clock, tls, public, admin, times, traces: None })
     }
 
     /// For tests, before the server runs.
@@ -213,7 +234,7 @@ impl Server {
     /// Serves until `stop`, then stops within the configured time, whatever clients do: streams are told to go, sends in flight
     /// are settled, and what is left at the end is cut.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { config, opened, registry, service, lanes, verifier, clock, tls, public, admin, times } = self;
+        let Self { config, opened, registry, service, lanes, verifier, clock, tls, public, admin, times, traces } = self;
         let args = config.args;
         let (address, admin_address) = (public.local_addr().ok(), admin.local_addr().ok());
         let (draining, cut, background) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
@@ -222,7 +243,8 @@ impl Server {
         reporter.set_serving::<ChatServiceServer<ChatApi>>().await;
 
         let tasks = TaskTracker::new();
-        tasks.spawn(admin::serve(admin, Arc::clone(&opened.chats), draining.clone(), background.clone()));
+        let metrics = Metrics { service: Arc::downgrade(&service), registry: Arc::clone(&registry), chats: Arc::clone(&opened.chats) };
+        tasks.spawn(admin::serve(admin, Arc::clone(&opened.chats), metrics, draining.clone(), background.clone()));
         let sweep = run_sweep(Arc::clone(&opened.chats), opened.messages, registry, args.sweep_interval, background.clone());
         tasks.spawn(sweep);
         tasks.spawn(run_purge(opened.chats, background.clone()));
@@ -287,6 +309,9 @@ impl Server {
                 drop(lane.await);
             }
             tasks.wait().await;
+            if let Some(traces) = traces {
+                traces.flush(ends.saturating_duration_since(tokio::time::Instant::now())).await;
+            }
         };
         if tokio::time::timeout_at(ends, rest).await.is_err() {
             tracing::warn!("some work did not end in time");

@@ -3,6 +3,7 @@
 mod auth;
 pub mod duration;
 pub mod rate;
+mod traces;
 mod validated;
 
 use std::ffi::OsStr;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 pub use auth::{AuthKey, load_secret, roles_claim};
+pub use traces::{Collector, Protocol, Sampling, TraceArgs};
 pub use validated::{Config, ConfigError, Store};
 
 use crate::model::Secret;
@@ -31,7 +33,7 @@ pub struct ServeArgs {
     /// Public address: gRPC over TLS
     #[arg(long, env = "CHAT_LISTEN", default_value = "127.0.0.1:50051")]
     pub listen: SocketAddr,
-    /// Address of the probes /healthz and /readyz, plaintext
+    /// Address of /metrics and of the probes /healthz and /readyz, plaintext
     #[arg(long, env = "CHAT_ADMIN_LISTEN", default_value = "127.0.0.1:9090")]
     pub admin_listen: SocketAddr,
     #[command(flatten)]
@@ -53,6 +55,8 @@ pub struct ServeArgs {
     pub reflection: bool,
     #[command(flatten)]
     pub log: LogArgs,
+    #[command(flatten)]
+    pub traces: TraceArgs,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -43,6 +43,8 @@ pub enum ConfigError {
     ShortSecret { path: PathBuf },
     #[error("CHAT_TLS_CLIENT_CA asks for clients' certificates, and CHAT_INSECURE=true turns TLS off; set one of them")]
     ClientCaWithoutTls,
+    #[error("{setting}: {why}; {mend}")]
+    Traces { setting: &'static str, why: String, mend: &'static str },
     #[error("CHAT_SWEEP_INTERVAL is {0:?}; set it to 10ms or more, for example 2s")]
     ShortSweepInterval(Duration),
     #[error("CHAT_LISTEN is {0}, beyond loopback, and CHAT_AUTH_SECRET is a development secret; use a secret of your own")]
@@ -67,6 +69,14 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
+    /// What it is called in traces.
+    pub fn system(&self) -> &'static str {
+        match self {
+            Self::Sqlite(_) => "sqlite",
+            Self::Postgres(_) => "postgresql",
+        }
+    }
+
     pub fn of(args: &DatabaseArgs) -> Result<Self, ConfigError> {
         let url = args.database_url.expose().as_str();
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{ANSWER_TIMEOUT, PostgresStore, chat, timestamp, to_sql, user_id};
 use crate::model::{Chat, ChatId, ChatPosition, ChatRole, Member, MemberChange, MembershipView, NewChat, Refusal, Timestamp, UserId};
-use crate::repository::{ChatRepository, ChatView, CreateOutcome, DecideDelete, DecideMembers, Result, StoreError, repeated, role};
+use crate::repository::{ChatRepository, ChatView, CreateOutcome, DecideDelete, DecideMembers, Pool, Result, StoreError, repeated, role};
 
 #[async_trait]
 impl ChatRepository for PostgresStore {
@@ -222,6 +222,11 @@ impl ChatRepository for PostgresStore {
 
     async fn ping(&self) -> Result<()> {
         bounded(async { Ok(sqlx::query("SELECT 1").execute(&self.pool).await.map(drop)?) }).await
+    }
+
+    fn pool(&self) -> Pool {
+        let (all, idle) = (self.pool.size() as usize, self.pool.num_idle());
+        Pool { in_use: all.saturating_sub(idle), idle, limit: self.pool.options().get_max_connections() as usize }
     }
 }
 

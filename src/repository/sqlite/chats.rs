@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{SqliteStore, begin, chat, chat_id, hex_ids, timestamp, user_id};
 use crate::model::{Chat, ChatId, ChatPosition, ChatRole, Member, MemberChange, MembershipView, NewChat, Refusal, Timestamp, UserId};
-use crate::repository::{ChatRepository, ChatView, CreateOutcome, DecideDelete, DecideMembers, Result, StoreError, repeated, role};
+use crate::repository::{ChatRepository, ChatView, CreateOutcome, DecideDelete, DecideMembers, Pool, Result, StoreError, repeated, role};
 
 #[async_trait]
 impl ChatRepository for SqliteStore {
@@ -186,6 +186,11 @@ impl ChatRepository for SqliteStore {
 
     async fn ping(&self) -> Result<()> {
         Ok(sqlx::query("SELECT 1").execute(&self.readers).await.map(drop)?)
+    }
+
+    fn pool(&self) -> Pool {
+        let (all, idle) = (self.readers.size() as usize, self.readers.num_idle());
+        Pool { in_use: all.saturating_sub(idle), idle, limit: self.readers.options().get_max_connections() as usize }
     }
 }
 
