@@ -8,6 +8,7 @@ use clap::Args;
 use http::Uri;
 
 use super::{ConfigError, any_path, unless_empty};
+use crate::model::Secret;
 
 /// Where traces go over HTTP, below the endpoint that is for every kind of signal.
 const TRACES_PATH: &str = "/v1/traces";
@@ -17,10 +18,10 @@ pub struct TraceArgs {
     /// OTLP collector that gets traces, like http://localhost:4318; unset: nothing is traced
     // Addresses may hold credentials.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", hide_env_values = true)]
-    pub otlp_endpoint: Option<String>,
+    pub otlp_endpoint: Option<Secret<String>>,
     /// The same for traces alone; over HTTP with its path
     #[arg(long, env = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", hide_env_values = true)]
-    pub otlp_traces_endpoint: Option<String>,
+    pub otlp_traces_endpoint: Option<Secret<String>>,
     /// How it is spoken to: `grpc` or `http/protobuf`
     #[arg(long, env = "OTEL_EXPORTER_OTLP_PROTOCOL", default_value = "http/protobuf")]
     pub otlp_protocol: String,
@@ -62,8 +63,8 @@ pub struct Sampling {
     pub ratio: f64,
 }
 
-/// The collector, and what it gets.
-#[derive(Clone, Debug)]
+/// The collector, and what it gets. Its address may hold credentials.
+#[derive(Clone)]
 pub struct Collector {
     pub protocol: Protocol,
     /// Over HTTP with the path.
@@ -78,8 +79,8 @@ impl Collector {
     /// `None`: nothing is traced, and the rest isn't looked at.
     pub fn of(args: &TraceArgs) -> Result<Option<Self>, ConfigError> {
         let disabled = args.otel_sdk_disabled.eq_ignore_ascii_case("true") || args.otel_traces_exporter == "none";
-        let (own, general) = (unless_empty(&args.otlp_traces_endpoint), unless_empty(&args.otlp_endpoint));
-        let (Some(text), false) = (own.as_ref().or(general.as_ref()), disabled) else { return Ok(None) };
+        let (own, general) = (told(&args.otlp_traces_endpoint), told(&args.otlp_endpoint));
+        let (Some(text), false) = (own.or(general), disabled) else { return Ok(None) };
         let protocol = match args.otlp_protocol.as_str() {
             "grpc" => Protocol::Grpc,
             "http/protobuf" | "" => Protocol::Http,
@@ -108,6 +109,10 @@ impl Collector {
             sampling: sampling(args)?,
         }))
     }
+}
+
+fn told(address: &Option<Secret<String>>) -> Option<&str> {
+    address.as_ref().map(|address| address.expose().as_str()).filter(|address| !address.is_empty())
 }
 
 fn sampling(args: &TraceArgs) -> Result<Sampling, ConfigError> {
@@ -189,7 +194,7 @@ mod tests {
 
     #[test]
     fn an_address_that_is_wrong_is_not_repeated() {
-        let error = collector(&["--otlp-endpoint", "ftp://u:hunter2@c"]).unwrap_err().to_string();
+        let error = collector(&["--otlp-endpoint", "ftp://u:hunter2@c"]).err().unwrap().to_string();
         assert!(error.contains("OTEL_EXPORTER_OTLP_ENDPOINT") && !error.contains("hunter2"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! Every number that this process tells, by its name. docs/metrics.md explains them; `tests/observability.rs` holds that dashboard and
+//! Every number that this process tells, by its name. docs/metrics.md explains them; `tests/observability` holds that dashboard and
 //! alert rules use no other.
 //!
 //! They are the process's: servers that share one, as in tests, count together. What only a server knows, like the length of its

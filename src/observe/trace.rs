@@ -60,7 +60,8 @@ macro_rules! root_span {
     };
 }
 
-pub(crate) use {child_span, root_span};
+pub(crate) use child_span;
+pub(crate) use root_span;
 
 /// Where something comes from: a span of a trace that is sampled. It outlives the span.
 #[derive(Debug)]
