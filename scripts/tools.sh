@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Puts foreign tools, which only widen the checks, into .tools: grpcurl, a Python with grpcio and PyJWT, tokens by Go, jose for
-# Node.js, connect-web, buf, schemathesis, a browser with puppeteer-core, the Go and TypeScript examples, nginx, ghz, compose, hadolint. What is
-# there is kept. Where one can't be had: with CI=true a failure, else a line that says what is skipped. What comes over the network is tried
-# three times; a try that failed is told, and `make test` counts it.
-# Usage: scripts/tools.sh grpcurl|python|gotokens|jose|connectweb|buf|schemathesis|browser|goexample|tsexample|nginx|ghz|compose|hadolint|all …
+# Node.js, connect-web, buf, schemathesis, a browser with puppeteer-core, the Go and TypeScript examples, nginx, ghz, compose, hadolint, Prometheus's
+# promtool. What is there is kept. Where one can't be had: with CI=true a failure, else a line that says what is skipped. What comes over the
+# network is tried three times; a try that failed is told, and `make test` counts it.
+# Usage: scripts/tools.sh grpcurl|python|gotokens|jose|connectweb|buf|schemathesis|browser|goexample|tsexample|nginx|ghz|compose|hadolint|promtool|all …
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .tools/bin
@@ -161,10 +161,23 @@ nginx() {
   absent "the checks behind nginx" "nginx"
 }
 
+promtool() {
+  [ -x .tools/bin/promtool ] && return
+  local found folder; found=$(type -P promtool || true)
+  if [ -n "$found" ]; then ln -sf "$found" .tools/bin/promtool; return; fi
+  command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || { absent "the check of alert rules" "Prometheus"; return; }
+  folder=$(mktemp -d)
+  # Unpacked and not installed: installed, the package would start a server, on the port that this service's metrics have.
+  { (cd "$folder" && { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; } &&
+    dpkg-deb -x prometheus_*.deb unpacked) && cp "$folder/unpacked/usr/bin/promtool" .tools/bin/promtool; } >&2 ||
+    absent "the check of alert rules" "Prometheus" || { rm -rf "$folder"; return 1; }
+  rm -rf "$folder"
+}
+
 for tool in "$@"; do
   case "$tool" in
-    grpcurl | python | gotokens | jose | connectweb | buf | schemathesis | browser | goexample | tsexample | nginx | ghz | compose | hadolint) "$tool" ;;
-    all) grpcurl; python; gotokens; jose; connectweb; buf; schemathesis; browser; goexample; tsexample; nginx; ghz; compose; hadolint ;;
-    *) echo "tools.sh: there is no tool '$tool'; grpcurl, python, gotokens, jose, connectweb, buf, schemathesis, browser, goexample, tsexample, nginx, ghz, compose, hadolint or all" >&2; exit 2 ;;
+    grpcurl | python | gotokens | jose | connectweb | buf | schemathesis | browser | goexample | tsexample | nginx | ghz | compose | hadolint | promtool) "$tool" ;;
+    all) grpcurl; python; gotokens; jose; connectweb; buf; schemathesis; browser; goexample; tsexample; nginx; ghz; compose; hadolint; promtool ;;
+    *) echo "tools.sh: there is no tool '$tool'; grpcurl, python, gotokens, jose, connectweb, buf, schemathesis, browser, goexample, tsexample, nginx, ghz, compose, hadolint, promtool or all" >&2; exit 2 ;;
   esac
 done

@@ -1,7 +1,9 @@
 //! Nobody is told a secret. The real binary runs at the most talkative log level through everything that it does, well and badly;
-//! then no message's text, no token, no secret and no password may stand in anything that it wrote, and none of those, nor any SQL,
-//! in what it told those who were refused.
+//! then no message's text, no token, no secret and no password may stand in anything that it wrote or that its traces hold, and none of
+//! those, nor any SQL, in what it told those who were refused.
 
+#[path = "observability/collector.rs"]
+mod collector;
 mod common;
 
 use std::process::Stdio;
@@ -11,6 +13,7 @@ use chat_service::pb::chat::v1::chat_service_client::ChatServiceClient;
 use chat_service::pb::chat::v1::connect_chat_request::Frame;
 use chat_service::pb::chat::v1::connect_chat_response::Event;
 use chat_service::pb::chat::v1::*;
+use collector::Collector;
 use common::process::{Overheard, talkative};
 use common::*;
 use serde_json::{Value, json};
@@ -121,7 +124,8 @@ async fn a_full_run_tells_nobody_a_text_a_token_or_a_secret(on: On) {
     let ground = Ground::new(on).await;
     let (mut hidden, mut told) = (Canaries::new(), Told::default());
     let url = with_password(&ground.database_url, &hidden.hide("the database's password"));
-    let server = Overheard::serve(&ground, &url).await;
+    let traces = Collector::grpc().await;
+    let server = Overheard::serve_with(&ground, &url, &["--otlp-endpoint", &traces.url(), "--otlp-protocol", "grpc"]).await;
     let channel = within(endpoint(&ground.path("certs/ca.pem"), server.port).connect()).await.unwrap();
     let mut alice = with_token(channel.clone(), &hidden.token("alice's token", "alice", &["user"]));
 
@@ -135,6 +139,10 @@ async fn a_full_run_tells_nobody_a_text_a_token_or_a_secret(on: On) {
 
     hidden.are_not_in(&said, "the log");
     hidden.are_not_in(&told.0, "an answer");
+    let traced = traces.text();
+    hidden.are_not_in(&traced, "a trace");
+    assert!(traced.contains("stream.send") && traced.contains("db.message.append"), "everything was traced");
+    assert!(!traced.contains("SELECT") && !traced.contains("INSERT"), "SQL is in a trace");
     for inside in ["SELECT", "INSERT", "chat_append", "relation", "no such table", "sqlx", "sqlite", ".rs:", "/src/"] {
         assert!(!told.0.contains(inside), "{inside} is in an answer: {}", told.0);
     }

@@ -1,21 +1,27 @@
-//! The admin port: probes in plaintext, and the command that asks them.
+//! The admin port: metrics and probes in plaintext, and the command that asks whether the server is ready.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use axum::http::header::CONTENT_TYPE as CONTENT_TYPE_HEADER;
+use axum::routing::get;
 use clap::Args;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use super::metrics::Metrics;
 use super::probes::Probes;
+use crate::observe::text::CONTENT_TYPE;
 
 /// How long `health` waits for an answer.
 const ANSWER_DUE: Duration = Duration::from_secs(3);
 
-/// Serves /healthz (the process lives) and /readyz (it may be sent requests) until `stop`.
-pub async fn serve(listener: TcpListener, probes: Probes, stop: CancellationToken) {
-    let served = axum::serve(listener, probes.router()).with_graceful_shutdown(stop.cancelled_owned()).await;
+/// Serves /metrics, /healthz (the process lives) and /readyz (it may be sent requests) until `stop`.
+pub async fn serve(listener: TcpListener, probes: Probes, metrics: Metrics, stop: CancellationToken) {
+    let metrics = move || async move { ([(CONTENT_TYPE_HEADER, CONTENT_TYPE)], metrics.text()) };
+    let router = probes.router().route("/metrics", get(metrics));
+    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
         tracing::error!(error = %error, "the admin port failed");
     }

@@ -59,5 +59,5 @@ fn own(key: &Key, demands: &Demands, path: std::path::PathBuf) -> Result<Verifie
 /// `None`: the address is plaintext.
 fn trust(config: &Config, url: &Uri) -> Result<Option<Trust>, TrustError> {
     let https = url.scheme_str() == Some("https");
-    https.then(|| Trust::load(unless_empty(&config.args.auth.auth_ca).as_deref())).transpose()
+    https.then(|| Trust::load("CHAT_AUTH_CA", unless_empty(&config.args.auth.auth_ca).as_deref())).transpose()
 }

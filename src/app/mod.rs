@@ -9,10 +9,12 @@ mod fanout;
 mod hints;
 mod identity;
 mod lifecycle;
+mod metrics;
 mod probes;
 pub mod server;
 mod telemetry;
 pub mod token;
+mod traces;
 mod wait;
 
 use std::process::ExitCode;

@@ -9,17 +9,21 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::fanout::Fanout;
+use super::metrics::Metrics;
 use super::probes::Probes;
+use super::traces::{self, Traces, TracesError};
 use super::{admin, hints, identity, lifecycle, telemetry, wait};
 use crate::broker::{BrokerStats, Registry};
 use crate::client::redis::RedisUrlError;
-use crate::config::{Config, ConfigError, DatabaseArgs, ServeArgs, Store, unless_empty};
+use crate::config::{Collector, Config, ConfigError, DatabaseArgs, ServeArgs, Store, unless_empty};
 use crate::interceptor::token::Verifier;
 use crate::model::{Clock, Network, SystemClock};
+use crate::observe::trace;
 use crate::pb::chat::v1::chat_service_server::ChatServiceServer;
 use crate::ratelimiter::memory::Rates;
 use crate::repository::postgres::{self, PostgresOptions, PostgresStore};
 use crate::repository::sqlite::{self, SqliteOptions, SqliteStore};
+use crate::repository::traced::{TracedChats, TracedMessages};
 use crate::repository::{ChatRepository, MessageRepository, StoreError};
 use crate::service::append::Appender;
 use crate::service::{ChatService, Parts, run_purge, run_sweep};
@@ -49,6 +53,8 @@ pub enum StartError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Log(#[from] telemetry::LogError),
+    #[error(transparent)]
+    Traces(#[from] TracesError),
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error(transparent)]
@@ -83,7 +89,7 @@ struct Opened {
 }
 
 async fn open(store: &Store, migrate: bool) -> Result<Opened, StartError> {
-    Ok(match store {
+    let opened = match store {
         Store::Sqlite(path) => {
             let options = SqliteOptions { path: path.clone(), read_connections: SQLITE_READERS };
             let store = Arc::new(SqliteStore::open(&options, migrate).await?);
@@ -94,7 +100,18 @@ async fn open(store: &Store, migrate: bool) -> Result<Opened, StartError> {
             let store = Arc::new(PostgresStore::open(&options, migrate).await?);
             Opened { chats: store.clone(), messages: store }
         }
-    })
+    };
+    Ok(if trace::on() { opened.traced(store.system()) } else { opened })
+}
+
+impl Opened {
+    /// Each use of it has a span.
+    fn traced(self, system: &'static str) -> Self {
+        Self {
+            chats: Arc::new(TracedChats { inner: self.chats, system }),
+            messages: Arc::new(TracedMessages { inner: self.messages, system }),
+        }
+    }
 }
 
 /// The command `migrate`.
@@ -107,14 +124,16 @@ pub async fn migrate(args: DatabaseArgs) -> Result<(), StartError> {
 
 /// The command `serve`: until SIGTERM or SIGINT.
 pub async fn run(args: ServeArgs) -> Result<(), StartError> {
-    telemetry::start(&args.log)?;
+    let traces = Collector::of(&args.traces)?.map(|collector| traces::start(&collector)).transpose()?;
+    telemetry::start(&args.log, traces.as_ref())?;
     let config = Config::of(args)?;
     // From here on: the start may wait for the database, and the first process of a container has no signals but those it handles.
     let mut asked_to_stop = Box::pin(lifecycle::asked_to_stop());
-    let server = tokio::select! {
+    let mut server = tokio::select! {
         built = Server::build(config) => built?,
         asked = &mut asked_to_stop => return asked.map_err(StartError::Signals),
     };
+    server.traces = traces;
     let certificates = server.tls.clone();
     lifecycle::on_hangup(move || {
         if let Some(certificates) = &certificates {
@@ -148,6 +167,8 @@ pub struct Server {
     public: TcpListener,
     admin: TcpListener,
     times: Times,
+    /// Set where this process exports traces.
+    traces: Option<Traces>,
 }
 
 /// What isn't configured, and what tests shorten so that they needn't wait.
@@ -206,7 +227,7 @@ impl Server {
             clock: Arc::clone(&clock),
         }));
         let times = Times::of(&config);
-        Ok(Self { config, opened, fanout, service, lanes, verifier, clock, tls, public, admin, times })
+        Ok(Self { config, opened, fanout, service, lanes, verifier, clock, tls, public, admin, times, traces: None })
     }
 
     /// For tests, before the server runs.
@@ -236,7 +257,7 @@ impl Server {
     /// Serves until `stop`, then stops within the configured time, whatever clients do: streams are told to go, sends in flight
     /// are settled, and what is left at the end is cut.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { config, opened, mut fanout, service, lanes, verifier, clock, tls, public, admin, times } = self;
+        let Self { config, opened, mut fanout, service, lanes, verifier, clock, tls, public, admin, times, traces } = self;
         let minting = hints::minting(&config);
         let args = config.args;
         let (address, admin_address) = (public.local_addr().ok(), admin.local_addr().ok());
@@ -249,11 +270,12 @@ impl Server {
         fanout.heal(Arc::clone(&opened.messages));
         let registry = Arc::clone(&fanout.registry);
         let mut vital: Vec<_> = lanes.iter().map(|lane| ("an append lane", lane.abort_handle())).collect();
+        let metrics = Metrics { service: Arc::downgrade(&service), registry: Arc::clone(&registry), chats: Arc::clone(&opened.chats) };
         let sweep = run_sweep(Arc::clone(&opened.chats), opened.messages, registry, args.sweep_interval, background.clone());
         vital.push(("the sweep", tasks.spawn(sweep).abort_handle()));
         tasks.spawn(run_purge(Arc::clone(&opened.chats), background.clone()));
         let probes = Probes { chats: opened.chats, broker: Arc::clone(&fanout.stats), draining: draining.clone(), vital: vital.into() };
-        tasks.spawn(admin::serve(admin, probes, background.clone()));
+        tasks.spawn(admin::serve(admin, probes, metrics, background.clone()));
         if let Some(certificates) = &tls {
             tasks.spawn(Arc::clone(certificates).watch(times.certificates_interval, background.clone()));
         }
@@ -318,6 +340,9 @@ impl Server {
             }
             fanout.stop().await;
             tasks.wait().await;
+            if let Some(traces) = traces {
+                traces.flush(ends.saturating_duration_since(tokio::time::Instant::now())).await;
+            }
         };
         if tokio::time::timeout_at(ends, rest).await.is_err() {
             tracing::warn!("some work did not end in time");

@@ -1,21 +1,42 @@
-//! Logs: lines on stderr, as text or JSON.
+//! Logs: lines on stderr, as text or JSON. And spans, where traces are exported.
 
-use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{FilterExt, LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing_subscriber::{EnvFilter, Registry, fmt};
 
+use super::traces::Traces;
 use crate::config::{LogArgs, LogFormat};
+use crate::observe::trace;
 
-/// Starts logging; the first call of the process counts.
-pub fn start(args: &LogArgs) -> Result<(), LogError> {
+/// Lines, before it is said how they look.
+macro_rules! lines {
+    () => {
+        fmt::layer().with_writer(std::io::stderr)
+    };
+}
+
+/// Starts logging, and making spans where there are `traces`; the first call of the process counts.
+pub fn start(args: &LogArgs, traces: Option<&Traces>) -> Result<(), LogError> {
     let filter = EnvFilter::try_new(&args.log).map_err(|error| LogError(error.to_string()))?;
-    let chosen = tracing_subscriber::registry().with(filter).with(caps());
-    let lines = fmt::layer().with_writer(std::io::stderr);
-    drop(match args.log_format {
-        LogFormat::Text => chosen.with(lines).try_init(),
-        LogFormat::Json => chosen.with(lines.json().flatten_event(true)).try_init(),
-    });
+    let Some(traces) = traces else {
+        let chosen = tracing_subscriber::registry().with(filter).with(caps());
+        drop(match args.log_format {
+            LogFormat::Text => chosen.with(lines!()).try_init(),
+            LogFormat::Json => chosen.with(lines!().json().flatten_event(true)).try_init(),
+        });
+        return Ok(());
+    };
+    // What is logged and what is traced are two choices: neither may hide something from the other.
+    let (spans, chosen) = (tracing_subscriber::registry().with(traces.layer::<Registry>()), filter.and(caps()));
+    let started = match args.log_format {
+        LogFormat::Text => spans.with(lines!().with_filter(chosen)).try_init(),
+        LogFormat::Json => spans.with(lines!().json().flatten_event(true).with_filter(chosen)).try_init(),
+    };
+    if started.is_ok() {
+        trace::switch_on();
+    }
     Ok(())
 }
 
@@ -26,6 +47,8 @@ fn caps() -> Targets {
     Targets::new()
         .with_default(LevelFilter::INFO)
         .with_target("chat_service", LevelFilter::TRACE)
+        // They are for traces.
+        .with_target(trace::TARGET, LevelFilter::OFF)
         // It warns of a parameter of the database's URL that it doesn't know, and shows its value, which may be a password.
         // `repository::postgres` warns in its place.
         .with_target("sqlx_postgres::options::parse", LevelFilter::OFF)
@@ -45,6 +68,7 @@ mod tests {
         let caps = caps();
         for (target, level, may) in [
             ("chat_service::rpc", Level::TRACE, true),
+            (trace::TARGET, Level::ERROR, false),
             ("h2::codec", Level::DEBUG, false),
             ("rustls::conn", Level::TRACE, false),
             ("sqlx::query", Level::DEBUG, false),

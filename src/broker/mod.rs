@@ -25,17 +25,24 @@ pub use registry::{Hole, Holes, Interest, Registry, Subscription};
 pub use stats::{BrokerState, BrokerStats};
 
 use crate::model::{ChatId, Message, UserId};
+use crate::observe::trace::Origin;
 
 /// A committed message on its way to streams, encoded once for all of them.
 #[derive(Debug)]
 pub struct Delivery {
     pub message: Message,
+    /// The span that sent it, where that is traced: what becomes of it is part of the same trace.
+    pub origin: Option<Origin>,
     encoded: OnceLock<Bytes>,
 }
 
 impl Delivery {
     pub fn new(message: Message) -> Arc<Self> {
-        Arc::new(Self { message, encoded: OnceLock::new() })
+        Self::traced(message, None)
+    }
+
+    pub fn traced(message: Message, origin: Option<Origin>) -> Arc<Self> {
+        Arc::new(Self { message, origin, encoded: OnceLock::new() })
     }
 
     /// The bytes that go to a stream; `encode` runs for the first that asks.

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
+use crate::observe::metrics;
+
 /// Whether messages go between nodes at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BrokerState {
@@ -70,6 +72,7 @@ impl BrokerStats {
     /// Returns whether that is news.
     pub(super) fn turn(&self, state: BrokerState) -> bool {
         let before = self.state.send_replace(state);
+        metrics::BROKER_UP.set(i64::from(state == BrokerState::Up));
         if state == BrokerState::Degraded && before != state {
             self.degradations.fetch_add(1, Ordering::Relaxed);
         }
@@ -82,6 +85,7 @@ impl BrokerStats {
 
     pub(super) fn count_dropped(&self, count: usize) {
         add(&self.dropped, count);
+        metrics::BROKER_PUBLISH_FAILURES.add(count as u64);
     }
 
     pub(super) fn count_received(&self) {

@@ -9,11 +9,14 @@ use http::Uri;
 use rand::Rng;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
+use tonic::metadata::{Ascii, MetadataKey, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
+use tracing::Instrument;
 
 use super::trust::Trust;
 use crate::model::{Clock, Identity, SystemRole, Timestamp, UserId};
+use crate::observe::trace::{self, child_span};
 use crate::pb::auth::v1::access_service_client::AccessServiceClient;
 use crate::pb::auth::v1::{CheckRequest, CheckResponse};
 
@@ -90,7 +93,14 @@ impl AccessClient {
         let mut pause = RETRY_PAUSE;
         let mut tries = 1;
         loop {
-            let status = match timeout(self.limits.try_due, self.ask(token, endpoint)).await {
+            let span = child_span!(
+                "auth.check",
+                otel.kind = "client",
+                rpc.system = "grpc",
+                rpc.service = "auth.v1.AccessService",
+                rpc.method = "Check"
+            );
+            let status = match timeout(self.limits.try_due, self.ask(token, endpoint)).instrument(span).await {
                 Ok(Ok(answer)) => return self.identity(answer),
                 Ok(Err(status)) => status,
                 Err(_) => Status::deadline_exceeded("no answer in time"),
@@ -112,6 +122,12 @@ impl AccessClient {
     async fn ask(&self, token: &str, endpoint: &str) -> Result<CheckResponse, Status> {
         let mut request = Request::new(CheckRequest { token: token.to_owned(), endpoint: endpoint.to_owned() });
         request.set_timeout(self.limits.try_due);
+        trace::hand_on(|name, value| {
+            let header = (name.parse::<MetadataKey<Ascii>>(), value.parse::<MetadataValue<Ascii>>());
+            if let (Ok(name), Ok(value)) = header {
+                request.metadata_mut().insert(name, value);
+            }
+        });
         Ok(self.service.clone().check(request).await?.into_inner())
     }
 

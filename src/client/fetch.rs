@@ -1,24 +1,15 @@
-//! One GET over HTTPS, for a document that is asked for every few minutes: each on a connection of its own, and bounded in time
-//! and size. Redirects aren't followed: keys come from the address that was configured and from nowhere else.
+//! One GET over HTTPS, for a document that is asked for every few minutes, bounded in time and size. Redirects aren't followed: keys come
+//! from the address that was configured and from nowhere else.
 
-use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{ACCEPT, CACHE_CONTROL, HOST, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
-use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use http::header::{ACCEPT, CACHE_CONTROL};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri};
+use http_body_util::Empty;
 
+use super::ask::{Address, AskError};
 use super::jwks::{Fetched, Source};
 use super::keys::KeySetError;
 use super::trust::Trust;
@@ -31,14 +22,10 @@ const DOCUMENT_BYTES_MAX: usize = 256 * 1024;
 /// Why there is no document. For logs and for the start's error; no user sees it.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    #[error("can't connect: {0}")]
-    Connect(#[source] std::io::Error),
-    #[error("{0}")]
-    Http(#[from] hyper::Error),
+    #[error(transparent)]
+    Ask(#[from] AskError),
     #[error("the answer is {0}; redirects aren't followed")]
     Status(StatusCode),
-    #[error("the document can't be read, or is larger than 256 KiB: {0}")]
-    Body(Box<dyn std::error::Error + Send + Sync>),
     #[error("no answer within 5 seconds")]
     Late,
     #[error(transparent)]
@@ -46,66 +33,24 @@ pub enum FetchError {
 }
 
 /// A document's address.
-pub struct HttpSource {
-    host: String,
-    port: u16,
-    path: String,
-    authority: HeaderValue,
-    /// `None`: plaintext.
-    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
-}
+pub struct HttpSource(Address);
 
 impl HttpSource {
     /// `None`: the address has no host that could be asked, or is https and there is nobody to trust.
     pub fn new(address: &Uri, trust: Option<&Trust>) -> Option<Self> {
-        let https = address.scheme_str() == Some("https");
-        let host = address.host()?.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let tls = if https { Some((trust?.https(), ServerName::try_from(host.clone()).ok()?)) } else { None };
-        Some(Self {
-            port: address.port_u16().unwrap_or(if https { 443 } else { 80 }),
-            path: address.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
-            authority: HeaderValue::from_str(address.authority()?.as_str()).ok()?,
-            host,
-            tls,
-        })
+        Address::new(address, trust).map(Self)
     }
 
     async fn get(&self) -> Result<Fetched, FetchError> {
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(FetchError::Connect)?;
-        match &self.tls {
-            None => self.exchange(stream).await,
-            Some((config, name)) => {
-                let connecting = TlsConnector::from(Arc::clone(config)).connect(name.clone(), stream);
-                self.exchange(connecting.await.map_err(FetchError::Connect)?).await
-            }
-        }
-    }
-
-    async fn exchange<I: AsyncRead + AsyncWrite + Unpin>(&self, io: I) -> Result<Fetched, FetchError> {
-        let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await?;
         let mut request = Request::new(Empty::<Bytes>::new());
-        *request.uri_mut() = self.path.parse().unwrap_or_default();
-        let headers = request.headers_mut();
-        headers.insert(HOST, self.authority.clone());
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("chat-service/", env!("CARGO_PKG_VERSION"))));
-        let mut answer = pin!(async move { read(sender.send_request(request).await?).await });
-        tokio::select! {
-            biased;
-            answer = answer.as_mut() => answer,
-            // What it has brought is still to be read.
-            _ = connection => answer.await,
+        request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
+        let response = self.0.ask(request, DOCUMENT_BYTES_MAX).await?;
+        if response.status() != StatusCode::OK {
+            return Err(FetchError::Status(response.status()));
         }
+        let max_age = max_age(response.headers());
+        Ok(Fetched { body: response.into_body(), max_age })
     }
-}
-
-async fn read(response: Response<Incoming>) -> Result<Fetched, FetchError> {
-    let (parts, body) = response.into_parts();
-    if parts.status != StatusCode::OK {
-        return Err(FetchError::Status(parts.status));
-    }
-    let body = Limited::new(body, DOCUMENT_BYTES_MAX).collect().await.map_err(FetchError::Body)?.to_bytes();
-    Ok(Fetched { body, max_age: max_age(&parts.headers) })
 }
 
 #[async_trait]
@@ -145,16 +90,5 @@ mod tests {
         assert_eq!(age("max-age=600, no-store"), Some(0));
         assert_eq!(age("public"), None);
         assert_eq!(age("max-age=soon"), None);
-    }
-
-    #[test]
-    fn addresses_are_asked_where_they_point() {
-        let source = |address: &str| HttpSource::new(&address.parse().unwrap(), None);
-        let keys = source("http://127.0.0.1:8080/realms/a/certs?x=1").unwrap();
-        assert_eq!((keys.host.as_str(), keys.port, keys.path.as_str()), ("127.0.0.1", 8080, "/realms/a/certs?x=1"));
-        let bare = source("http://[::1]").unwrap();
-        assert_eq!((bare.host.as_str(), bare.port, bare.path.as_str()), ("::1", 80, "/"));
-        assert!(source("/keys").is_none());
-        assert!(source("https://localhost/keys").is_none(), "never in plaintext");
     }
 }

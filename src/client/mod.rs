@@ -2,7 +2,8 @@
 //! bounds, and neither ever lets somebody in that it could not ask about.
 //!
 //! - [`trust`]: which certificates are believed.
-//! - [`fetch`]: one GET over HTTPS.
+//! - [`ask`]: one request over HTTPS.
+//! - [`fetch`]: a document by it.
 //! - [`keys`]: public keys that verify tokens, and which algorithm each is for.
 //! - [`jwks`]: a key set that is kept up to date.
 //! - [`access`]: the Auth Service.
@@ -10,6 +11,7 @@
 //! And Redis ([`redis`]), which tells and counts between nodes and of which nothing depends on an answer.
 
 pub mod access;
+pub mod ask;
 pub mod fetch;
 pub mod jwks;
 pub mod keys;

@@ -10,22 +10,22 @@ use tonic::transport::ClientTlsConfig;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
-    #[error("CHAT_AUTH_CA: can't use {path}: {reason}; set it to a PEM file of CA certificates")]
-    File { path: PathBuf, reason: String },
-    #[error("the system has no CA certificates; install them (the package is often called ca-certificates), or set CHAT_AUTH_CA")]
-    NoSystemRoots,
+    #[error("{setting}: can't use {path}: {reason}; set it to a PEM file of CA certificates")]
+    File { setting: &'static str, path: PathBuf, reason: String },
+    #[error("the system has no CA certificates; install them (the package is often called ca-certificates), or set {setting}")]
+    NoSystemRoots { setting: &'static str },
 }
 
 /// The authorities that are believed.
 pub struct Trust(RootCertStore);
 
 impl Trust {
-    /// Those of a PEM file alone, for private authorities; without one, the system's.
-    pub fn load(file: Option<&Path>) -> Result<Self, TrustError> {
+    /// Those of a PEM file alone, for private authorities; without one, the system's. `setting` names the file.
+    pub fn load(setting: &'static str, file: Option<&Path>) -> Result<Self, TrustError> {
         let mut roots = RootCertStore::empty();
         match file {
             Some(path) => {
-                let wrong = |reason: String| TrustError::File { path: path.to_owned(), reason };
+                let wrong = |reason: String| TrustError::File { setting, path: path.to_owned(), reason };
                 let certs = CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?;
                 for cert in certs {
                     let cert = cert.map_err(|error| wrong(error.to_string()))?;
@@ -39,7 +39,7 @@ impl Trust {
                 // Systems carry certificates that are old beyond parsing: what can't be read is left out.
                 roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
                 if roots.is_empty() {
-                    return Err(TrustError::NoSystemRoots);
+                    return Err(TrustError::NoSystemRoots { setting });
                 }
             }
         }

@@ -5,6 +5,7 @@ pub mod duration;
 pub mod origins;
 pub mod rate;
 mod redis;
+mod traces;
 mod validated;
 
 use std::ffi::OsStr;
@@ -16,6 +17,7 @@ use clap::{Args, ValueEnum};
 
 pub use self::redis::RedisConfig;
 pub use auth::{AuthKey, load_secret, roles_claim};
+pub use traces::{Collector, Protocol, Sampling, TraceArgs};
 pub use validated::{Config, ConfigError, Store};
 
 use crate::model::Secret;
@@ -35,7 +37,7 @@ pub struct ServeArgs {
     /// Public address: gRPC over TLS
     #[arg(long, env = "CHAT_LISTEN", default_value = "127.0.0.1:50051")]
     pub listen: SocketAddr,
-    /// Address of the probes /healthz and /readyz, plaintext
+    /// Address of /metrics and of the probes /healthz and /readyz, plaintext
     #[arg(long, env = "CHAT_ADMIN_LISTEN", default_value = "127.0.0.1:9090")]
     pub admin_listen: SocketAddr,
     #[command(flatten)]
@@ -62,6 +64,8 @@ pub struct ServeArgs {
     pub cors_origins: Origins,
     #[command(flatten)]
     pub log: LogArgs,
+    #[command(flatten)]
+    pub traces: TraceArgs,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -52,6 +52,8 @@ pub enum ConfigError {
         "CHAT_REDIS_PREFIX is longer than 64 characters, or has others than printable ASCII without spaces and braces; correct it, for example to chat:"
     )]
     RedisPrefix,
+    #[error("{setting}: {why}; {mend}")]
+    Traces { setting: &'static str, why: String, mend: &'static str },
     #[error("CHAT_SWEEP_INTERVAL is {0:?}; set it to 10ms or more, for example 2s")]
     ShortSweepInterval(Duration),
     #[error("CHAT_LISTEN is {0}, beyond loopback, and CHAT_AUTH_SECRET is a development secret; use a secret of your own")]
@@ -76,6 +78,14 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
+    /// What it is called in traces.
+    pub fn system(&self) -> &'static str {
+        match self {
+            Self::Sqlite(_) => "sqlite",
+            Self::Postgres(_) => "postgresql",
+        }
+    }
+
     pub fn of(args: &DatabaseArgs) -> Result<Self, ConfigError> {
         let url = args.database_url.expose().as_str();
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {

@@ -14,6 +14,7 @@ use super::token::{Check, Verifier};
 use super::{Answer, HttpService};
 use crate::converter::status::{self, Refused};
 use crate::model::Identity;
+use crate::observe::metrics::{self, AuthResult};
 
 /// Services that need no token.
 const OPEN: [&str; 3] = ["/grpc.health.v1.Health/", "/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
@@ -39,16 +40,22 @@ impl<S: HttpService> Service<Request<Body>> for Auth<S> {
         }
         match identify(&self.verifier, &request) {
             Check::Done(Ok(identity)) => {
+                count(None);
                 admit(&mut request, identity);
                 Box::pin(self.inner.call(request))
             }
-            Check::Done(Err(refused)) => Box::pin(std::future::ready(Ok(status::refused(refused).into_http()))),
+            Check::Done(Err(refused)) => {
+                count(Some(refused));
+                Box::pin(std::future::ready(Ok(status::refused(refused).into_http())))
+            }
             Check::Wait(check) => {
                 // The one that said it is ready is the one to be called.
                 let clone = self.inner.clone();
                 let mut inner = std::mem::replace(&mut self.inner, clone);
                 Box::pin(async move {
-                    match check.await {
+                    let checked = check.await;
+                    count(checked.as_ref().err().copied());
+                    match checked {
                         Ok(identity) => {
                             admit(&mut request, identity);
                             inner.call(request).await
@@ -59,6 +66,18 @@ impl<S: HttpService> Service<Request<Body>> for Auth<S> {
             }
         }
     }
+}
+
+/// Counts what came of a token.
+pub fn count(refused: Option<Refused>) {
+    metrics::authenticated(match refused {
+        None => AuthResult::Accepted,
+        Some(Refused::TokenMissing) => AuthResult::Missing,
+        Some(Refused::TokenExpired) => AuthResult::Expired,
+        Some(Refused::AccessDenied | Refused::TokenOfAnother) => AuthResult::Denied,
+        Some(Refused::AuthUnavailable | Refused::AuthOverloaded) => AuthResult::Unavailable,
+        Some(_) => AuthResult::Invalid,
+    });
 }
 
 fn admit(request: &mut Request<Body>, identity: Identity) {

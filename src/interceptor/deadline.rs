@@ -11,6 +11,7 @@ use tower::Service;
 
 use super::{Answer, HttpService};
 use crate::converter::status::{self, Refused};
+use crate::observe::metrics::{self, Limit};
 
 #[derive(Clone)]
 pub struct Deadline<S> {
@@ -29,6 +30,11 @@ impl<S: HttpService> Service<Request<Body>> for Deadline<S> {
 
     fn call(&mut self, request: Request<Body>) -> Answer {
         let answer = tokio::time::timeout(self.due, self.inner.call(request));
-        Box::pin(async move { answer.await.unwrap_or_else(|_| Ok(status::refused(Refused::RequestLate).into_http())) })
+        Box::pin(async move {
+            answer.await.unwrap_or_else(|_| {
+                metrics::limit_hit(Limit::RequestDue);
+                Ok(status::refused(Refused::RequestLate).into_http())
+            })
+        })
     }
 }

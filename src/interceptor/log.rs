@@ -1,5 +1,7 @@
-//! One line for each call, written when its answer has ended: method, code, duration_ms, user, request and trace id. Never
-//! tokens or texts.
+//! A call's line, its count, and its span: written when its answer has ended, with method, code, duration_ms, user, request, trace and
+//! span id. Never tokens or texts. docs/logging.md lists the fields.
+//!
+//! One layer for the three, because each needs the answer's end, and finding it costs a body around the body.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -13,9 +15,13 @@ use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::Code;
 use tower::Service;
+use tracing::{Instrument, Span};
 
-use super::context::{REQUEST_ID, RequestContext};
+use super::context::{REQUEST_ID, RequestContext, TRACEPARENT};
 use super::{Answer, HttpService};
+use crate::observe::methods::Method;
+use crate::observe::metrics;
+use crate::observe::trace::{self, Served, TARGET};
 
 #[derive(Clone)]
 pub struct Log<S>(pub S);
@@ -31,41 +37,81 @@ impl<S: HttpService> Service<Request<Body>> for Log<S> {
 
     fn call(&mut self, mut request: Request<Body>) -> Answer {
         hide_credentials(request.headers_mut());
-        let context = RequestContext::of(request.headers());
-        let mut line = Line { method: request.uri().path().to_owned(), context: Arc::clone(&context), started: Instant::now(), code: None };
+        let known = Method::of(request.uri().path());
+        let served = trace::on().then(|| serve(known, request.headers()));
+        let context = RequestContext::of(request.headers(), served.as_ref());
+        let traceparent = served.as_ref().map(Served::traceparent);
+        let span = served.map_or_else(Span::none, |served| served.span);
+        let mut line = Line {
+            method: request.uri().path().to_owned(),
+            known,
+            context: Arc::clone(&context),
+            started: Instant::now(),
+            code: None,
+            span: span.clone(),
+        };
         request.extensions_mut().insert(Arc::clone(&context));
-        let answer = self.0.call(request);
+        let answer = span.in_scope(|| self.0.call(request)).instrument(span);
         Box::pin(async move {
             let mut response = answer.await?;
             // Ids are made of characters that a header may hold.
             if let Ok(id) = HeaderValue::from_str(&context.request_id) {
                 response.headers_mut().insert(REQUEST_ID, id);
             }
+            if let Some(traceparent) = traceparent.and_then(|text| HeaderValue::from_str(&text).ok()) {
+                response.headers_mut().insert(TRACEPARENT, traceparent);
+            }
             // What isn't gRPC tells its code beside its headers.
             line.code = code_of(response.headers()).or_else(|| response.extensions().get::<Code>().copied());
+            if known.is_stream() && line.code.is_none() {
+                // It has begun, and may go on for hours; its frames have spans of their own.
+                trace::end(std::mem::replace(&mut line.span, Span::none()));
+            }
             Ok(response.map(|inner| Body::new(LoggedBody { inner, line })))
         })
     }
 }
 
+/// The request's span, of which the client's is the parent.
+fn serve(method: Method, headers: &HeaderMap) -> Served {
+    let (service, name) = method.parts();
+    let span = tracing::info_span!(
+        target: TARGET,
+        parent: None,
+        "rpc",
+        otel.name = method.name(),
+        otel.kind = "server",
+        rpc.system = "grpc",
+        rpc.service = service,
+        rpc.method = name,
+    );
+    trace::serve(span, headers)
+}
+
 /// Writes itself when it goes: after the last frame, or when the client went away.
 struct Line {
     method: String,
+    known: Method,
     context: Arc<RequestContext>,
     started: Instant,
     /// `None` until the status is known.
     code: Option<Code>,
+    span: Span,
 }
 
 impl Drop for Line {
     fn drop(&mut self) {
         let code = self.code.unwrap_or(Code::Cancelled);
-        let duration_ms = self.started.elapsed().as_secs_f64() * 1e3;
+        let took = self.started.elapsed();
+        metrics::call(self.known, code as usize, took);
+        finish(std::mem::replace(&mut self.span, Span::none()), code);
+        let duration_ms = took.as_secs_f64() * 1e3;
         let user_id = self.context.user_id.get().map_or("", |id| id.as_str());
-        let (method, request_id, trace_id) = (&self.method, &self.context.request_id, &self.context.trace_id);
+        let (method, request_id) = (&self.method, &self.context.request_id);
+        let (trace_id, span_id) = (&self.context.trace_id, &self.context.span_id);
         macro_rules! line {
             ($level:ident) => {
-                tracing::$level!(target: "chat_service::rpc", %method, ?code, duration_ms, user_id, %request_id, %trace_id, "call")
+                tracing::$level!(target: "chat_service::rpc", %method, ?code, duration_ms, user_id, %request_id, %trace_id, %span_id, "call")
             };
         }
         match code {
@@ -74,6 +120,19 @@ impl Drop for Line {
             _ => line!(info),
         }
     }
+}
+
+/// Ends a call's span.
+fn finish(span: Span, code: Code) {
+    if span.is_disabled() {
+        return;
+    }
+    trace::note(&span, "rpc.grpc.status_code", i64::from(code as i32));
+    let faults = [Code::Unknown, Code::DeadlineExceeded, Code::Unimplemented, Code::Internal, Code::Unavailable, Code::DataLoss];
+    if faults.contains(&code) {
+        trace::fail(&span);
+    }
+    trace::end(span);
 }
 
 struct LoggedBody {

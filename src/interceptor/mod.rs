@@ -1,8 +1,8 @@
 //! The tower layers that every request passes, outermost first. The order matters:
 //!
 //! 1. [`panic`]: a panic anywhere below is answered as INTERNAL and takes nobody else along, so it stands first.
-//! 2. [`log`]: hides the request's credentials from whoever shows it, gives it its ids and writes its line; before auth, so that
-//!    refused calls are seen as well.
+//! 2. [`log`]: hides the request's credentials from whoever shows it, gives it its ids and its span, writes its line and counts it;
+//!    before auth, so that refused calls are seen as well.
 //! 3. [`limit::AddressLimit`]: before auth, so that guessing tokens, and the work of verifying them, is limited too.
 //! 4. [`auth`]: verifies the token, or has it verified; nothing behind it runs for strangers.
 //! 5. [`limit::UserLimit`]: behind auth, which says who the user is.

@@ -11,6 +11,7 @@ use tower::Service;
 
 use super::{Answer, HttpService};
 use crate::converter::status::{self, Refused};
+use crate::observe::metrics;
 
 #[derive(Clone)]
 pub struct CatchPanic<S>(pub S);
@@ -27,6 +28,11 @@ impl<S: HttpService> Service<Request<Body>> for CatchPanic<S> {
     fn call(&mut self, request: Request<Body>) -> Answer {
         // The panic's own message is logged by the panic hook. Nothing of the request is used after it.
         let answer = AssertUnwindSafe(self.0.call(request)).catch_unwind();
-        Box::pin(async move { answer.await.unwrap_or_else(|_| Ok(status::refused(Refused::Panicked).into_http())) })
+        Box::pin(async move {
+            answer.await.unwrap_or_else(|_| {
+                metrics::PANICS.one();
+                Ok(status::refused(Refused::Panicked).into_http())
+            })
+        })
     }
 }

@@ -14,6 +14,7 @@ use governor::{Quota, RateLimiter as Governor};
 
 use super::{Check, RateLimiter, RetryAfter};
 use crate::model::{Rate, UserId};
+use crate::observe::metrics;
 
 /// Keys of one kind that have a bucket of their own. Beyond it, buckets that are full again are dropped, as they are like new ones, and while
 /// that gives no room all newcomers share one bucket: a flood of keys costs no more than this much memory, and those who were there
@@ -88,11 +89,15 @@ where
     C: Clock + Send + Sync,
 {
     fn check(&self, check: Check<'_>) -> Result<(), RetryAfter> {
-        match check {
-            Check::Send(user) => self.sends.as_ref().map_or(Ok(()), |limit| limit.check(user)),
-            Check::Call(user) => self.calls.as_ref().map_or(Ok(()), |limit| limit.check(user)),
-            Check::Address(address) => self.addresses.as_ref().map_or(Ok(()), |limit| limit.check(&address)),
+        let (checked, limit) = match check {
+            Check::Send(user) => (self.sends.as_ref().map_or(Ok(()), |limit| limit.check(user)), metrics::Limit::UserSends),
+            Check::Call(user) => (self.calls.as_ref().map_or(Ok(()), |limit| limit.check(user)), metrics::Limit::UserCalls),
+            Check::Address(address) => (self.addresses.as_ref().map_or(Ok(()), |limit| limit.check(&address)), metrics::Limit::Address),
+        };
+        if checked.is_err() {
+            metrics::limit_hit(limit);
         }
+        checked
     }
 }
 

@@ -13,6 +13,7 @@ mod error;
 mod migrations;
 pub mod postgres;
 pub mod sqlite;
+pub mod traced;
 
 use std::time::Duration;
 
@@ -49,6 +50,15 @@ pub struct ChatView {
     /// The user's role; `None` where it is no member.
     pub role: Option<ChatRole>,
     pub access_version: i64,
+}
+
+/// A pool's connections, for whoever watches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pool {
+    pub in_use: usize,
+    pub idle: usize,
+    /// How many it may have.
+    pub limit: usize,
 }
 
 /// Decides on a change of members from what the store sees under the lock.
@@ -96,6 +106,11 @@ pub trait ChatRepository: Send + Sync {
     /// Whether the store answers, and its schema is at least this build's: a newer one is the work of a newer build, beside which
     /// this one goes on. [`StoreError::SchemaTooOld`] where it isn't.
     async fn ping(&self) -> Result<()>;
+
+    /// The pool that serves everything but appends.
+    fn pool(&self) -> Pool {
+        Pool::default()
+    }
 }
 
 /// Messages.

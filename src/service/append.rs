@@ -5,19 +5,25 @@
 //! for a timer. A chat keeps to one lane, so what is queued first is numbered first.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tracing::{Instrument, Span};
 
 use super::Error;
 use crate::broker::{Broker, Delivery};
 use crate::model::{AppendOutcome, ChatId, Message, NewMessage, Timestamp};
-use crate::repository::AppendLane;
+use crate::observe::metrics::{self, Appended, Limit};
+use crate::observe::trace::{self, Origin, TARGET, child_span};
+use crate::repository::{AppendLane, StoreError};
 
 /// Messages that wait for a lane; a send beyond is refused as [`Error::Overloaded`].
 pub const QUEUE_MESSAGES_MAX: usize = 4_096;
 /// Messages in one transaction.
 pub const BATCH_MESSAGES_MAX: usize = 256;
+/// Traced requests that a batch's span is linked to; more of them are in it unnamed.
+const BATCH_LINKS_MAX: usize = 32;
 
 /// Where a sent message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +53,8 @@ enum Waiting {
         settled: mpsc::UnboundedSender<Settled>,
         chat_id: ChatId,
         client_message_id: String,
+        /// The frame's, which ends with the answer. A span is large, and seldom there.
+        span: Option<Box<Span>>,
     },
 }
 
@@ -57,7 +65,8 @@ impl Reply {
     }
 
     pub fn stream(settled: mpsc::UnboundedSender<Settled>, chat_id: ChatId, client_message_id: String) -> Self {
-        Self(Some(Waiting::Stream { settled, chat_id, client_message_id }))
+        let span = trace::on().then(trace::current).filter(|span| !span.is_disabled()).map(Box::new);
+        Self(Some(Waiting::Stream { settled, chat_id, client_message_id, span }))
     }
 
     /// Whether a call that waited has gone away, by its deadline or its connection. A stream's sends never count as abandoned: a client
@@ -78,7 +87,10 @@ impl Reply {
         match self.0.take() {
             None => {}
             Some(Waiting::Call(sender)) => drop(sender.send(result)),
-            Some(Waiting::Stream { settled, chat_id, client_message_id }) => {
+            Some(Waiting::Stream { settled, chat_id, client_message_id, span }) => {
+                if let Some(span) = span {
+                    trace::end(*span);
+                }
                 drop(settled.send(Settled { chat_id, client_message_id, result }));
             }
         }
@@ -94,6 +106,7 @@ impl Drop for Reply {
 struct Job {
     message: NewMessage,
     reply: Reply,
+    origin: Option<Origin>,
 }
 
 /// The way in. When it is dropped the lanes finish what is queued and end.
@@ -116,11 +129,19 @@ impl Appender {
     /// Queues a message behind those of its chat that were queued before. Never waits.
     pub fn submit(&self, message: NewMessage, reply: Reply) {
         let queue = &self.queues[message.chat_id.spread() % self.queues.len()];
-        match queue.try_send(Job { message, reply }) {
+        match queue.try_send(Job { message, reply, origin: Origin::current() }) {
             Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(job)) => job.reply.answer(Err(Error::Overloaded)),
+            Err(mpsc::error::TrySendError::Full(job)) => {
+                metrics::limit_hit(Limit::AppendQueue);
+                job.reply.answer(Err(Error::Overloaded));
+            }
             Err(mpsc::error::TrySendError::Closed(job)) => job.reply.answer(Err(Error::GoingAway)),
         }
+    }
+
+    /// Messages that wait, by lane.
+    pub fn waiting(&self) -> Vec<usize> {
+        self.queues.iter().map(|queue| queue.max_capacity() - queue.capacity()).collect()
     }
 }
 
@@ -128,22 +149,83 @@ async fn run_lane(mut lane: Box<dyn AppendLane>, mut queue: mpsc::Receiver<Job>,
     let mut jobs = Vec::with_capacity(BATCH_MESSAGES_MAX);
     while queue.recv_many(&mut jobs, BATCH_MESSAGES_MAX).await > 0 {
         // Under overload callers give up while they wait: storing for them would take the place of those who still wait.
+        let taken = jobs.len();
         jobs.retain(|job| !job.reply.is_abandoned());
+        if jobs.len() < taken {
+            metrics::appended(Appended::Abandoned, (taken - jobs.len()) as u64);
+        }
         if jobs.is_empty() {
             continue;
         }
-        let (messages, replies): (Vec<_>, Vec<_>) = jobs.drain(..).map(|job| (job.message, job.reply)).unzip();
-        let outcomes = append_all(lane.as_mut(), &messages).await;
-        let mut deliveries = Vec::with_capacity(messages.len());
-        for ((message, reply), outcome) in messages.into_iter().zip(replies).zip(outcomes) {
-            if let Some(placed) = outcome.to_deliver() {
-                deliveries.push(Delivery::new(stored(message, placed)));
-            }
-            reply.answer(outcome.result);
+        metrics::APPEND_BATCH_MESSAGES.observe(jobs.len() as u64);
+        let span = batch_span(&jobs);
+        let work = run_batch(lane.as_mut(), &mut jobs, broker.as_ref());
+        work.instrument(span.clone()).await;
+        trace::end(span);
+    }
+}
+
+/// Appends the jobs, answers, and publishes.
+async fn run_batch(lane: &mut dyn AppendLane, jobs: &mut Vec<Job>, broker: &dyn Broker) {
+    let (messages, rest): (Vec<_>, Vec<_>) = jobs.drain(..).map(|job| (job.message, (job.reply, job.origin))).unzip();
+    let outcomes = append_all(lane, &messages).await;
+    let mut deliveries = Vec::with_capacity(messages.len());
+    let mut counts = Counts::default();
+    for ((message, (reply, origin)), outcome) in messages.into_iter().zip(rest).zip(outcomes) {
+        counts.count(&outcome);
+        if let Some(placed) = outcome.to_deliver() {
+            deliveries.push(Delivery::traced(stored(message, placed), origin));
         }
-        if !deliveries.is_empty() {
-            in_order(&mut deliveries);
-            broker.publish(deliveries).await;
+        reply.answer(outcome.result);
+    }
+    counts.tell();
+    if !deliveries.is_empty() {
+        in_order(&mut deliveries);
+        let span = child_span!("broker.publish", otel.kind = "producer", messaging.batch.message_count = deliveries.len() as i64);
+        broker.publish(deliveries).instrument(span).await;
+    }
+}
+
+/// A batch belongs to each request that it carries: it is in the trace of the first that is traced, and linked to them all.
+fn batch_span(jobs: &[Job]) -> Span {
+    let mut origins = jobs.iter().filter_map(|job| job.origin.as_ref());
+    let Some(first) = origins.next() else { return Span::none() };
+    let span = tracing::info_span!(target: TARGET, parent: None, "append.batch", chat.batch.messages = jobs.len() as i64);
+    for origin in std::iter::once(first).chain(origins).take(BATCH_LINKS_MAX) {
+        trace::link(&span, origin);
+    }
+    trace::continues(span, first)
+}
+
+/// What became of a batch's messages.
+#[derive(Default)]
+struct Counts {
+    stored: u64,
+    duplicate: u64,
+    refused: u64,
+    failed: u64,
+}
+
+impl Counts {
+    fn count(&mut self, outcome: &Outcome) {
+        let of = match &outcome.result {
+            Ok(_) if outcome.deliver => &mut self.stored,
+            Ok(_) => &mut self.duplicate,
+            Err(Error::Unavailable | Error::Internal) => &mut self.failed,
+            Err(_) => &mut self.refused,
+        };
+        *of += 1;
+    }
+
+    fn tell(&self) {
+        let counts = [
+            (Appended::Stored, self.stored),
+            (Appended::Duplicate, self.duplicate),
+            (Appended::Refused, self.refused),
+            (Appended::Failed, self.failed),
+        ];
+        for (outcome, messages) in counts.into_iter().filter(|(_, messages)| *messages > 0) {
+            metrics::appended(outcome, messages);
         }
     }
 }
@@ -208,14 +290,22 @@ async fn append_all(lane: &mut dyn AppendLane, messages: &[NewMessage]) -> Vec<O
 /// Appends, and where the outcome is not known once more before anyone is answered: the ids make that right. Says whether
 /// it took the second time, when what looks like a duplicate may be the first time's own.
 async fn append_surely(lane: &mut dyn AppendLane, part: &[NewMessage]) -> Result<(Vec<AppendOutcome>, bool), Error> {
-    match lane.append(part).await {
+    match timed(lane, part).await {
         Ok(outcomes) => Ok((outcomes, false)),
         Err(error) if error.is_unknown_outcome() => {
+            metrics::APPEND_UNKNOWN_OUTCOMES.one();
             tracing::warn!(error = %error, messages = part.len(), "an append's outcome is unknown; appending again");
-            Ok((lane.append(part).await?, true))
+            Ok((timed(lane, part).await?, true))
         }
         Err(error) => Err(error.into()),
     }
+}
+
+async fn timed(lane: &mut dyn AppendLane, part: &[NewMessage]) -> Result<Vec<AppendOutcome>, StoreError> {
+    let began = Instant::now();
+    let appended = lane.append(part).await;
+    metrics::APPEND_COMMIT.observe_time(began.elapsed());
+    appended
 }
 
 fn outcome_of(outcome: AppendOutcome, again: bool) -> Outcome {

@@ -2,13 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
 use super::healing::read_behind;
 use crate::broker::{AccessEnd, Delivery, Registry};
 use crate::model::{ChatId, ChatPosition, UserId};
+use crate::observe::metrics::{self, Heal};
 use crate::repository::{ChatRepository, MessageRepository, Result, StoreError};
 
 /// Chats in one query of the sweep.
@@ -33,7 +34,11 @@ pub async fn run_sweep(
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        if let Some((error, chats)) = sweep.once().await.first {
+        let began = Instant::now();
+        let swept = sweep.once().await;
+        metrics::SWEEP.observe_time(began.elapsed());
+        if let Some((error, chats)) = swept.first {
+            metrics::SWEEP_FAILURES.one();
             tracing::warn!(error = %error, chats, "a sweep failed for some chats; the next one repeats it");
         }
     }
@@ -109,6 +114,7 @@ impl Sweep {
     /// Reads what was committed but never went through, once for all of the chat's streams.
     async fn heal(&self, position: &ChatPosition) -> Result<()> {
         while let Some(head) = self.registry.behind(position) {
+            metrics::heal(Heal::Sweep);
             let page = read_behind(self.messages.as_ref(), position.chat_id, head).await?;
             let Some(page) = page.filter(|page| !page.messages.is_empty()) else { break };
             for message in page.messages {
@@ -127,8 +133,13 @@ pub async fn run_purge(chats: Arc<dyn ChatRepository>, stop: CancellationToken) 
         loop {
             match chats.purge_deleted(PURGE_ROWS_MAX).await {
                 Ok(0) => break,
-                Ok(_) if stop.is_cancelled() => return,
-                Ok(rows) => tracing::debug!(rows, "removed rows of deleted chats"),
+                Ok(rows) => {
+                    metrics::PURGED_ROWS.add(rows as u64);
+                    tracing::debug!(rows, "removed rows of deleted chats");
+                    if stop.is_cancelled() {
+                        return;
+                    }
+                }
                 Err(error) => {
                     tracing::warn!(error = %error, "removing rows of deleted chats failed; it is tried again");
                     break;

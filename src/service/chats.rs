@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
+use tracing::Instrument;
 
 use super::{ChatService, Error, Result};
 use crate::broker::AccessEnd;
@@ -11,6 +12,7 @@ use crate::model::access::{Action, allows};
 use crate::model::chat::CreateKey;
 use crate::model::membership::{self, Caller};
 use crate::model::{Chat, ChatId, ChatRole, Identity, Member, MemberChange, NewChat, UserId, limits};
+use crate::observe::trace;
 use crate::repository::CreateOutcome;
 
 /// What a chat in a list weighs beside its strings, in bytes; bounds pages.
@@ -142,7 +144,7 @@ impl ChatService {
 
 /// Runs to its end even where the caller goes away: what was committed must be announced.
 async fn to_the_end(work: impl Future<Output = Result<()>> + Send + 'static) -> Result<()> {
-    tokio::spawn(work).await.unwrap_or(Err(Error::Internal))
+    tokio::spawn(work.instrument(trace::current())).await.unwrap_or(Err(Error::Internal))
 }
 
 fn who(caller: &Identity) -> Caller {

@@ -95,6 +95,11 @@ impl ChatService {
         self.appender.submit(new_message(caller, send), reply);
     }
 
+    /// Messages that wait to be stored, by lane.
+    pub fn waiting_messages(&self) -> Vec<usize> {
+        self.appender.waiting()
+    }
+
     /// Part of a chat's messages, ascending.
     pub async fn list_messages(&self, caller: &Identity, chat_id: ChatId, bound: Bound, page_size: usize) -> Result<Page> {
         self.page(caller, chat_id, bound, page_size, limits::PAGE_BYTES_MAX).await

@@ -25,6 +25,7 @@ use super::stall::StallGuard;
 use super::stream_task::{Activity, Companion, StreamExecutor};
 use crate::interceptor::HttpService;
 use crate::interceptor::address::Peer;
+use crate::observe::metrics::{self, Turned};
 
 /// In every request's extensions: cancelled when the request's connection, or the whole server, takes its leave. Streams end then, with a reason.
 #[derive(Clone, Debug)]
@@ -66,8 +67,14 @@ pub async fn serve(
         None => until_cut(stream, peer, service, limits, draining).await,
         Some(config) => match timeout(limits.handshake_due, TlsAcceptor::from(config).accept(stream)).await {
             Ok(Ok(stream)) => until_cut(stream, peer, service, limits, draining).await,
-            Ok(Err(error)) => tracing::debug!(error = %error, "a TLS handshake failed"),
-            Err(_) => tracing::debug!("a TLS handshake took too long"),
+            Ok(Err(error)) => {
+                metrics::connection_refused(Turned::HandshakeFailed);
+                tracing::debug!(error = %error, "a TLS handshake failed");
+            }
+            Err(_) => {
+                metrics::connection_refused(Turned::HandshakeLate);
+                tracing::debug!("a TLS handshake took too long");
+            }
         },
     }
 }
@@ -124,6 +131,7 @@ where
         }
         () = draining.cancelled() => Reason::Stop,
         () = silent(limits.handshake_due, &spoken) => {
+            metrics::connection_refused(Turned::Silent);
             tracing::debug!("a connection said nothing");
             return;
         }

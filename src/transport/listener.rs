@@ -14,6 +14,7 @@ use super::limits::ConnectionLimits;
 use super::tls::Certificates;
 use crate::interceptor::HttpService;
 use crate::model::Network;
+use crate::observe::metrics::{self, Turned};
 
 /// How long to wait after a failed accept: most often for file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -60,15 +61,20 @@ pub async fn serve(
         let place = if options.trusted_proxies.iter().any(|network| network.contains(peer)) {
             None
         } else {
-            let Some(place) = addresses.enter(peer) else { continue };
+            let Some(place) = addresses.enter(peer) else {
+                metrics::connection_refused(Turned::Address);
+                continue;
+            };
             Some(place)
         };
         // As it is now: connections that are open keep the certificate that they began with.
         let tls = options.tls.as_ref().map(|certificates| certificates.current());
         let (service, limits) = (service.clone(), Arc::clone(&limits));
         let (draining, cut) = (draining.clone(), cut.clone());
+        metrics::CONNECTIONS_ACCEPTED.one();
+        let open = metrics::CONNECTIONS_OPEN.hold();
         connections.spawn(async move {
-            let _held = (slot, place);
+            let _held = (slot, place, open);
             cut.run_until_cancelled(connection::serve(stream, peer, tls, service, &limits, &draining)).await;
         });
     }

@@ -122,12 +122,18 @@ pub struct Overheard {
 impl Overheard {
     /// Serves by this database instead of the ground's.
     pub async fn serve(ground: &Ground, database_url: &str) -> Self {
+        Self::serve_with(ground, database_url, &[]).await
+    }
+
+    /// The same with further flags.
+    pub async fn serve_with(ground: &Ground, database_url: &str, more: &[&str]) -> Self {
         let mut flags = ground.flags();
         let at = flags.iter().position(|flag| flag == "--database-url").unwrap();
         flags.drain(at..at + 2);
         let mut child = talkative()
             .arg("serve")
             .args(flags)
+            .args(more)
             .env("DATABASE_URL", database_url)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

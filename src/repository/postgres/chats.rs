@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{MIGRATOR, PostgresStore, chat, timestamp, to_sql, user_id};
 use crate::model::{Chat, ChatId, ChatPosition, ChatRole, Member, MemberChange, MembershipView, NewChat, Refusal, Timestamp, UserId};
 use crate::repository::{
-    ChatRepository, ChatView, CreateOutcome, DecideDelete, DecideMembers, Result, StoreError, bounded, migrations, repeated, role,
+    ChatRepository, ChatView, CreateOutcome, DecideDelete, DecideMembers, Pool, Result, StoreError, bounded, migrations, repeated, role,
 };
 
 #[async_trait]
@@ -228,6 +228,11 @@ impl ChatRepository for PostgresStore {
             migrations::check(&MIGRATOR, row.try_get("version")?)
         })
         .await
+    }
+
+    fn pool(&self) -> Pool {
+        let (all, idle) = (self.pool.size() as usize, self.pool.num_idle());
+        Pool { in_use: all.saturating_sub(idle), idle, limit: self.pool.options().get_max_connections() as usize }
     }
 }
 

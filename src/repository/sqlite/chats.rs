@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{MIGRATOR, SqliteStore, begin, chat, chat_id, hex_ids, timestamp, user_id};
 use crate::model::{Chat, ChatId, ChatPosition, ChatRole, Member, MemberChange, MembershipView, NewChat, Refusal, Timestamp, UserId};
 use crate::repository::{
-    ChatRepository, ChatView, CreateOutcome, DecideDelete, DecideMembers, Result, StoreError, bounded, migrations, repeated, role,
+    ChatRepository, ChatView, CreateOutcome, DecideDelete, DecideMembers, Pool, Result, StoreError, bounded, migrations, repeated, role,
 };
 
 #[async_trait]
@@ -224,6 +224,11 @@ impl ChatRepository for SqliteStore {
             migrations::check(&MIGRATOR, row.try_get("version")?)
         })
         .await
+    }
+
+    fn pool(&self) -> Pool {
+        let (all, idle) = (self.readers.size() as usize, self.readers.num_idle());
+        Pool { in_use: all.saturating_sub(idle), idle, limit: self.readers.options().get_max_connections() as usize }
     }
 }
 

@@ -1,10 +1,12 @@
 //! Chats and members.
 
 use tonic::{Request, Response};
+use tracing::Instrument;
 
 use super::{Answer, ChatApi, chat_id, failed, invalid};
 use crate::converter::{chat, chat_role, chat_with_members, page_token, parse_page_token};
 use crate::model::{UserId, limits};
+use crate::observe::trace::child_span;
 use crate::pb::chat::v1 as pb;
 use crate::service::CreateChat;
 
@@ -17,13 +19,15 @@ impl ChatApi {
             member_ids: request.member_ids.into_iter().map(UserId::new).collect(),
             request_id: Some(request.request_id).filter(|id| !id.is_empty()),
         };
-        let created = self.options.service.create_chat(&caller, create).await.map_err(failed)?;
+        let created =
+            self.options.service.create_chat(&caller, create).instrument(child_span!("service.create_chat")).await.map_err(failed)?;
         Ok(Response::new(pb::CreateChatResponse { chat: Some(chat_with_members(&created)) }))
     }
 
     pub(super) async fn get(&self, request: Request<pb::GetChatRequest>) -> Answer<pb::GetChatResponse> {
         let (caller, request) = self.open(request)?;
-        let found = self.options.service.get_chat(&caller, chat_id(&request.chat_id)?).await.map_err(failed)?;
+        let get = self.options.service.get_chat(&caller, chat_id(&request.chat_id)?);
+        let found = get.instrument(child_span!("service.get_chat")).await.map_err(failed)?;
         Ok(Response::new(pb::GetChatResponse { chat: Some(chat_with_members(&found)) }))
     }
 
@@ -33,7 +37,8 @@ impl ChatApi {
             "" => None,
             token => Some(parse_page_token(token).ok_or_else(|| invalid("page_token", "is not a token of an earlier page"))?),
         };
-        let page = self.options.service.list_chats(&caller, before, limits::page_size(request.page_size)).await.map_err(failed)?;
+        let list = self.options.service.list_chats(&caller, before, limits::page_size(request.page_size));
+        let page = list.instrument(child_span!("service.list_chats")).await.map_err(failed)?;
         Ok(Response::new(pb::ListChatsResponse {
             chats: page.chats.iter().map(chat).collect(),
             next_page_token: page.next.map(page_token).unwrap_or_default(),
@@ -43,7 +48,8 @@ impl ChatApi {
     pub(super) async fn delete(&self, request: Request<pb::DeleteChatRequest>) -> Answer<pb::DeleteChatResponse> {
         let (caller, request) = self.open(request)?;
         self.ensure_serving()?;
-        self.options.service.delete_chat(&caller, chat_id(&request.chat_id)?).await.map_err(failed)?;
+        let delete = self.options.service.delete_chat(&caller, chat_id(&request.chat_id)?);
+        delete.instrument(child_span!("service.delete_chat")).await.map_err(failed)?;
         Ok(Response::new(pb::DeleteChatResponse {}))
     }
 
@@ -51,7 +57,8 @@ impl ChatApi {
         let (caller, request) = self.open(request)?;
         self.ensure_serving()?;
         let members = request.members.into_iter().filter_map(|member| Some((UserId::new(member.user_id), chat_role(member.role)?)));
-        let changed = self.options.service.add_members(&caller, chat_id(&request.chat_id)?, members.collect()).await.map_err(failed)?;
+        let add = self.options.service.add_members(&caller, chat_id(&request.chat_id)?, members.collect());
+        let changed = add.instrument(child_span!("service.add_members")).await.map_err(failed)?;
         Ok(Response::new(pb::AddMembersResponse { chat: Some(chat_with_members(&changed)) }))
     }
 
@@ -59,7 +66,8 @@ impl ChatApi {
         let (caller, request) = self.open(request)?;
         self.ensure_serving()?;
         let user_id = UserId::new(request.user_id);
-        self.options.service.remove_member(&caller, chat_id(&request.chat_id)?, user_id).await.map_err(failed)?;
+        let remove = self.options.service.remove_member(&caller, chat_id(&request.chat_id)?, user_id);
+        remove.instrument(child_span!("service.remove_member")).await.map_err(failed)?;
         Ok(Response::new(pb::RemoveMemberResponse {}))
     }
 }

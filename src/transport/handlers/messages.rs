@@ -1,10 +1,12 @@
 //! Messages.
 
 use tonic::{Request, Response};
+use tracing::Instrument;
 
 use super::{Answer, ChatApi, chat_id, failed, invalid};
 use crate::converter::message;
 use crate::model::{Bound, limits};
+use crate::observe::trace::child_span;
 use crate::pb::chat::v1 as pb;
 use crate::service::SendMessage;
 
@@ -13,7 +15,8 @@ impl ChatApi {
         let (caller, request) = self.open(request)?;
         self.ensure_serving()?;
         let send = SendMessage { chat_id: chat_id(&request.chat_id)?, client_message_id: request.client_message_id, text: request.text };
-        let stored = self.options.service.send_message(&caller, send).await.map_err(failed)?;
+        let span = child_span!("service.send_message", chat.id = %send.chat_id);
+        let stored = self.options.service.send_message(&caller, send).instrument(span).await.map_err(failed)?;
         Ok(Response::new(pb::SendMessageResponse { message: Some(message(&stored)) }))
     }
 
@@ -26,7 +29,8 @@ impl ChatApi {
             (Some(_), Some(_)) => return Err(invalid("before_sequence", "must not be set together with after_sequence")),
         };
         let size = limits::page_size(request.page_size);
-        let page = self.options.service.list_messages(&caller, chat_id(&request.chat_id)?, bound, size).await.map_err(failed)?;
+        let list = self.options.service.list_messages(&caller, chat_id(&request.chat_id)?, bound, size);
+        let page = list.instrument(child_span!("service.list_messages")).await.map_err(failed)?;
         Ok(Response::new(pb::ListMessagesResponse { messages: page.messages.iter().map(message).collect(), has_more: page.has_more }))
     }
 }

@@ -14,14 +14,19 @@ use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
+use tracing::Instrument;
 
 use super::outbox::Outbox;
 use super::state::{Cursor, Verdict};
 use crate::broker::{Delivery, Eviction, Mailbox, Subscription};
 use crate::converter::status::{self, Refused};
 use crate::converter::{chat, frames, validate};
+use crate::interceptor::auth;
 use crate::interceptor::token::{Check, Verifier};
 use crate::model::{ChatId, Clock, Identity, Page, Timestamp, limits};
+use crate::observe::kinds::Held;
+use crate::observe::metrics::{self, Heal, Limit};
+use crate::observe::trace::{Origin, root_span};
 use crate::pb::chat::v1 as pb;
 use crate::pb::chat::v1::connect_chat_request::Frame;
 use crate::pb::chat::v1::connect_chat_response::Event;
@@ -136,6 +141,9 @@ pub struct Session<S> {
     state: Inbound,
     follow: bool,
     draining: bool,
+    /// The call's span: what the stream does for hours is linked to it, and not part of it.
+    origin: Option<Origin>,
+    _open: Held,
 }
 
 impl<S> Session<S>
@@ -165,6 +173,8 @@ where
             state: Inbound::Open,
             follow: false,
             draining: false,
+            origin: Origin::current(),
+            _open: metrics::STREAMS_OPEN.hold(),
         }
     }
 
@@ -195,6 +205,7 @@ where
         self.chats.clear();
         self.outbox.end(status);
         if self.stalled() {
+            metrics::limit_hit(Limit::SendTimeout);
             let user_id = self.identity.user_id.as_str();
             tracing::info!(user_id, reason = "SEND_STALLED", "a stream is reset: its client took nothing for too long");
             return;
@@ -234,7 +245,10 @@ where
                 self.outbox.event(frames::going_away(rand::rng().random_range(Duration::ZERO..RECONNECT_SPREAD)));
             }
             Input::TokenExpired => return Err(status::refused(Refused::TokenExpired)),
-            Input::FirstFrameLate => return Err(status::refused(Refused::FirstFrameLate)),
+            Input::FirstFrameLate => {
+                metrics::limit_hit(Limit::FirstFrame);
+                return Err(status::refused(Refused::FirstFrameLate));
+            }
             Input::Evicted(evictions) => self.evicted(evictions),
             Input::Settled(settled) => self.settled(settled),
             Input::Done(done) => {
@@ -327,17 +341,22 @@ where
     fn join(&mut self, join: pb::JoinFrame, refusal: Option<Status>) {
         let chat_id = match self.chat_of(&join.chat_id, refusal) {
             Ok(chat_id) if self.find(chat_id).is_some() => Err(status::refused(Refused::StreamJoined)),
-            Ok(_) if self.chats.len() >= limits::CHATS_PER_STREAM => Err(status::refused(Refused::TooManyChats)),
+            Ok(_) if self.chats.len() >= limits::CHATS_PER_STREAM => {
+                metrics::limit_hit(Limit::ChatsPerStream);
+                Err(status::refused(Refused::TooManyChats))
+            }
             found => found,
         };
         match chat_id {
             Ok(chat_id) => {
                 let (service, identity, mailbox) = (Arc::clone(&self.options.service), self.identity.clone(), Arc::clone(&self.mailbox));
                 let (after, follow) = (join.after_sequence, join.follow);
-                self.task = Some(Box::pin(async move {
+                let span = root_span!(self.origin.as_ref(), "stream.join", chat.id = %chat_id);
+                let work = async move {
                     let result = service.join(&identity, chat_id, after, mailbox).await;
                     Done::Joined { chat_id, follow, result }
-                }));
+                };
+                self.task = Some(Box::pin(work.instrument(span)));
             }
             Err(refusal) => self.reject(pb::FrameKind::Join, join.chat_id, String::new(), &refusal),
         }
@@ -358,7 +377,9 @@ where
             Ok(chat_id) => {
                 self.unsettled += 1;
                 let message = SendMessage { chat_id, client_message_id: send.client_message_id, text: send.text };
-                self.options.service.submit_message(&self.identity, message, self.settled_sender.clone());
+                // It ends when the message is settled.
+                let span = root_span!(self.origin.as_ref(), "stream.send", chat.id = %chat_id);
+                span.in_scope(|| self.options.service.submit_message(&self.identity, message, self.settled_sender.clone()));
             }
             Err(refusal) => self.reject(pb::FrameKind::Send, send.chat_id, send.client_message_id, &refusal),
         }
@@ -370,7 +391,10 @@ where
         }
         match self.options.verifier.check(&refresh.token, ENDPOINT) {
             Check::Done(checked) => self.refreshed(checked),
-            Check::Wait(check) => self.task = Some(Box::pin(async move { Done::Refreshed(check.await) })),
+            Check::Wait(check) => {
+                let span = root_span!(self.origin.as_ref(), "stream.refresh_token");
+                self.task = Some(Box::pin(async move { Done::Refreshed(check.await) }.instrument(span)));
+            }
         }
     }
 
@@ -383,11 +407,13 @@ where
                 self.expiry.as_mut().reset(deadline(self.options.clock.as_ref(), identity.expires_at));
                 self.outbox.event(frames::token_refreshed(identity.expires_at));
                 self.identity = identity;
+                auth::count(None);
                 return;
             }
             Ok(_) => Refused::TokenOfAnother,
             Err(refused) => refused,
         };
+        auth::count(Some(refused));
         self.reject(pb::FrameKind::RefreshToken, String::new(), String::new(), &status::refused(refused));
     }
 
@@ -452,9 +478,13 @@ where
         if !cursor.is_behind() {
             return Ok(());
         }
+        metrics::CATCH_UP_PAGES.one();
         for message in &page.messages {
             match cursor.read(message.sequence) {
-                Some(Verdict::Deliver) => self.outbox.frame(&frames::message_frame(message)),
+                Some(Verdict::Deliver) => {
+                    metrics::DELIVERIES_CAUGHT_UP.add(1);
+                    self.outbox.frame(&frames::message_frame(message));
+                }
                 Some(Verdict::Drop) => {}
                 None => return Err(unhealable(chat_id, message.sequence)),
             }
@@ -472,10 +502,20 @@ where
         match item {
             Ok(delivery) => {
                 if cursor.receive(delivery.message.sequence) == Verdict::Deliver {
+                    metrics::DELIVERIES_LIVE.add(1);
                     self.outbox.frame(delivery.encoded(frames::message_frame));
+                    if let Some(origin) = &delivery.origin {
+                        origin.delivered(delivery.message.sequence);
+                    }
+                } else if cursor.is_behind() {
+                    // A chat that was behind isn't looked at: it has just become it.
+                    metrics::heal(Heal::Hole);
                 }
             }
-            Err(BroadcastStreamRecvError::Lagged(_)) => cursor.lagged(),
+            Err(BroadcastStreamRecvError::Lagged(_)) => {
+                metrics::heal(Heal::Lagged);
+                cursor.lagged();
+            }
         }
     }
 
@@ -512,10 +552,12 @@ where
 
     fn read_page(&self, chat_id: ChatId, key: u64, delivered: i64) -> Task<(u64, Result<Page, Unread>)> {
         let (service, identity) = (Arc::clone(&self.options.service), self.identity.clone());
-        Box::pin(async move {
+        let span = root_span!(self.origin.as_ref(), "stream.catch_up", chat.id = %chat_id, chat.after_sequence = delivered);
+        let read = async move {
             let page = persist(|| service.catch_up(&identity, chat_id, delivered)).await;
             (key, or_why(page, &service, chat_id).await)
-        })
+        };
+        Box::pin(read.instrument(span))
     }
 
     fn read_positions(&self) -> Task<Done> {

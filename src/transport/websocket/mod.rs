@@ -86,7 +86,7 @@ impl<S: HttpService> WebSocket<S> {
         if leaving.is_cancelled() {
             return refusal(StatusCode::SERVICE_UNAVAILABLE, &status::of_error(&Error::GoingAway));
         }
-        let context = RequestContext::of(request.headers());
+        let context = RequestContext::of(request.headers(), None);
         let mut headers = HeaderMap::new();
         for name in PASSED_ON {
             if let Some(value) = request.headers().get(name) {

@@ -1,0 +1,66 @@
+//! The calls that metrics and spans tell apart.
+
+/// `service/method` of each. Whatever else clients ask for is the last one, so that they can't make up names without end.
+pub const METHODS: [&str; 15] = [
+    "chat.v1.ChatService/CreateChat",
+    "chat.v1.ChatService/GetChat",
+    "chat.v1.ChatService/ListChats",
+    "chat.v1.ChatService/DeleteChat",
+    "chat.v1.ChatService/AddMembers",
+    "chat.v1.ChatService/RemoveMember",
+    "chat.v1.ChatService/SendMessage",
+    "chat.v1.ChatService/ListMessages",
+    "chat.v1.ChatService/ConnectChat",
+    "grpc.health.v1.Health/Check",
+    "grpc.health.v1.Health/Watch",
+    "grpc.health.v1.Health/List",
+    "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    "other",
+];
+
+/// A call of [`METHODS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Method(usize);
+
+impl Method {
+    /// Of a request's path.
+    pub fn of(path: &str) -> Self {
+        let name = path.strip_prefix('/').unwrap_or(path);
+        Self(METHODS.iter().position(|method| *method == name).unwrap_or(METHODS.len() - 1))
+    }
+
+    pub fn index(self) -> usize {
+        self.0
+    }
+
+    pub fn name(self) -> &'static str {
+        METHODS[self.0]
+    }
+
+    /// The service and the method alone.
+    pub fn parts(self) -> (&'static str, &'static str) {
+        self.name().split_once('/').unwrap_or(("other", "other"))
+    }
+
+    /// Whether its answer goes on for as long as the client likes.
+    pub fn is_stream(self) -> bool {
+        let (_, method) = self.parts();
+        matches!(method, "ConnectChat" | "Watch" | "ServerReflectionInfo")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_is_other() {
+        assert_eq!(Method::of("/chat.v1.ChatService/SendMessage").parts(), ("chat.v1.ChatService", "SendMessage"));
+        for path in ["", "/", "/chat.v1.ChatService/Drop", "/other/other", "/chat.v1.ChatService/SendMessage/"] {
+            assert_eq!(Method::of(path).name(), "other", "{path}");
+        }
+        assert!(Method::of("/chat.v1.ChatService/ConnectChat").is_stream());
+        assert!(!Method::of("/chat.v1.ChatService/SendMessage").is_stream());
+    }
+}

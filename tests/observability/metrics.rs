@@ -1,0 +1,152 @@
+//! `/metrics`, and what is built on it: the dashboard and the alert rules.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use chat_service::pb::chat::v1::{LeaveFrame, ListChatsRequest, connect_chat_request::Frame};
+use serde_json::Value;
+use tokio::process::Command;
+use tonic::Code;
+
+use crate::common::process::Process;
+use crate::common::*;
+use crate::{get, metric, until_metric};
+
+const DASHBOARD: &str = "deploy/grafana/chat-service.json";
+const RULES: &str = "deploy/prometheus/rules.yml";
+
+/// Names of this project's metrics in a text.
+fn names_in(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
+    words.filter(|word| word.starts_with("chat_") || word.starts_with("process_")).map(str::to_owned).collect()
+}
+
+/// Expressions of the dashboard's panels and variables.
+fn dashboard_expressions() -> String {
+    let dashboard: Value = serde_json::from_str(&fs::read_to_string(DASHBOARD).unwrap()).unwrap();
+    let of = |list: &Value, path: &str| -> Vec<String> {
+        list.as_array().unwrap().iter().filter_map(|item| item.pointer(path).and_then(Value::as_str)).map(str::to_owned).collect()
+    };
+    let panels = dashboard["panels"].as_array().unwrap();
+    let mut expressions: Vec<String> =
+        panels.iter().filter_map(|panel| panel.get("targets")).flat_map(|targets| of(targets, "/expr")).collect();
+    expressions.extend(of(&dashboard["templating"]["list"], "/query/query"));
+    assert!(expressions.len() > panels.len() / 2, "each panel asks for something");
+    expressions.join("\n")
+}
+
+/// Some of everything that happens.
+async fn traffic(server: &Process, ground: &Ground) -> String {
+    let mut alice = client(ground, server.port, &mint("alice", &["user"])).await;
+    let chat = new_chat(&mut alice, &["bob"]).await;
+    let mut stream = Stream::joined(&mut alice, &chat, None).await;
+    for number in 0..3 {
+        alice.send_message(send_request(&chat, &number.to_string(), "hello")).await.unwrap();
+        stream.message().await;
+    }
+    alice.send_message(send_request(&chat, "0", "hello")).await.unwrap();
+    let taken = alice.send_message(send_request(&chat, "0", "another text")).await.unwrap_err();
+    assert_eq!(taken.code(), Code::AlreadyExists);
+    let mut history = Stream::open(&mut alice, join(&chat, Some(0))).await;
+    history.half_close();
+    assert_eq!(history.end().await.code(), Code::Ok);
+    stream.half_close();
+    assert_eq!(stream.end().await.code(), Code::Ok);
+    let stranger = client(ground, server.port, "no token").await.list_chats(ListChatsRequest::default()).await.unwrap_err();
+    assert_eq!(stranger.code(), Code::Unauthenticated);
+    chat
+}
+
+crate::on_both_stores!(dashboard_and_rules_use_metrics_that_exist);
+
+async fn dashboard_and_rules_use_metrics_that_exist(on: On) {
+    let ground = Ground::new(on).await;
+    let server = Process::serve(&ground, 0, &[]).await;
+    traffic(&server, &ground).await;
+    // A call is counted when its answer's last byte was taken, which its client may see before.
+    until_metric(&server, "chat_rpc_stream_duration_seconds_count", &["ConnectChat"], |count| count >= 2.0).await;
+    let (head, text) = get(&server, "/metrics").await;
+    assert!(head.contains("text/plain; version=0.0.4"), "{head}");
+    // Samples, and the names that a histogram's samples are made of.
+    let told = text.lines().filter(|line| !line.starts_with("# HELP")).map(|line| line.strip_prefix("# TYPE ").unwrap_or(line));
+    let there: BTreeSet<&str> = told.filter_map(|line| line.split(['{', ' ']).next()).collect();
+    for (file, used) in [(DASHBOARD, names_in(&dashboard_expressions())), (RULES, names_in(&fs::read_to_string(RULES).unwrap()))] {
+        assert!(!used.is_empty(), "{file}");
+        let missing: Vec<&String> = used.iter().filter(|name| !there.contains(name.as_str())).collect();
+        // What the system tells of a process is told on Linux.
+        let missing: Vec<&String> = missing.into_iter().filter(|name| cfg!(target_os = "linux") || !name.starts_with("process_")).collect();
+        assert!(missing.is_empty(), "{file} uses metrics that aren't there: {missing:?}");
+    }
+    let documented = fs::read_to_string("docs/metrics.md").unwrap();
+    let undocumented: Vec<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).filter(|name| !documented.contains(name)).collect();
+    assert!(undocumented.is_empty(), "docs/metrics.md lacks {undocumented:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn numbers_are_what_happened() {
+    let ground = Ground::new(On::Sqlite).await;
+    let server = Process::serve(&ground, 0, &[]).await;
+    let chat = traffic(&server, &ground).await;
+    until_metric(&server, "chat_rpc_requests_total", &["SendMessage"], |count| count >= 5.0).await;
+    let value = async |name: &str, labels: &[&str]| metric(&server, name, labels).await;
+    assert_eq!(value("chat_rpc_requests_total", &["SendMessage", "code=\"OK\""]).await, 4.0);
+    assert_eq!(value("chat_rpc_duration_seconds_count", &["SendMessage", "ALREADY_EXISTS"]).await, 1.0);
+    assert_eq!(value("chat_rpc_duration_seconds_count", &["ConnectChat"]).await, 0.0, "streams are apart");
+    for (outcome, messages) in [("stored", 3.0), ("duplicate", 1.0), ("refused", 1.0), ("failed", 0.0)] {
+        assert_eq!(value("chat_append_messages_total", &[outcome]).await, messages, "{outcome}");
+    }
+    assert_eq!(value("chat_append_batch_messages_sum", &[]).await, 5.0);
+    assert_eq!(value("chat_deliveries_total", &["live"]).await, 3.0);
+    assert_eq!(value("chat_deliveries_total", &["catch_up"]).await, 3.0);
+    assert_eq!(value("chat_auth_results_total", &["invalid"]).await, 1.0);
+    assert_eq!(value("chat_build_info", &[env!("CARGO_PKG_VERSION")]).await, 1.0);
+
+    until_metric(&server, "chat_streams_open", &[], |open| open == 0.0).await;
+    let mut alice = client(&ground, server.port, &mint("alice", &["user"])).await;
+    let mut stream = Stream::joined(&mut alice, &chat, None).await;
+    assert_eq!((value("chat_streams_open", &[]).await, value("chat_stream_chats_joined", &[]).await), (1.0, 1.0));
+    assert!(value("chat_connections_open", &[]).await >= 1.0);
+    stream.send(Frame::Leave(LeaveFrame { chat_id: chat.clone() }));
+    stream.event().await;
+    assert_eq!(value("chat_stream_chats_joined", &[]).await, 0.0);
+    stream.half_close();
+    stream.end().await;
+    until_metric(&server, "chat_streams_open", &[], |open| open == 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_can_not_make_up_labels() {
+    let ground = Ground::new(On::Sqlite).await;
+    let server = Process::serve(&ground, 0, &[]).await;
+    let channel = within(endpoint(&ground.path("certs/ca.pem"), server.port).connect()).await.unwrap();
+    for path in ["/chat.v1.ChatService/MadeUp", "/made.up.Service/Method", "/made/up/entirely"] {
+        let mut raw = tonic::client::Grpc::new(channel.clone());
+        raw.ready().await.unwrap();
+        let codec = tonic_prost::ProstCodec::<ListChatsRequest, ListChatsRequest>::default();
+        let path = http::uri::PathAndQuery::from_static(path);
+        raw.unary(tonic::Request::new(ListChatsRequest::default()), path, codec).await.unwrap_err();
+    }
+    until_metric(&server, "chat_rpc_requests_total", &["method=\"other\""], |count| count >= 3.0).await;
+    let (_, text) = get(&server, "/metrics").await;
+    assert!(!text.to_lowercase().contains("made"), "{text}");
+}
+
+#[tokio::test]
+async fn promtool_takes_the_rules_and_the_configuration() {
+    let Ok(promtool) = std::env::var("TEST_PROMTOOL") else { return eprintln!("skipped: TEST_PROMTOOL is not set") };
+    for (kind, file) in [("rules", RULES), ("config", "deploy/prometheus/prometheus.yml")] {
+        let output = within(Command::new(&promtool).args(["check", kind, file]).output()).await.unwrap();
+        assert!(output.status.success(), "{file}: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    }
+    // The panels' expressions too, as if they were rules.
+    let folder = tempfile::tempdir().unwrap();
+    let mut rules = String::from("groups:\n- name: panels\n  rules:\n");
+    for (number, expression) in dashboard_expressions().lines().filter(|line| !line.starts_with("label_values")).enumerate() {
+        let expression = expression.replace("$__rate_interval", "1m");
+        rules += &format!("  - record: panel:{number}\n    expr: {}\n", serde_json::to_string(&expression).unwrap());
+    }
+    fs::write(folder.path().join("panels.yml"), rules).unwrap();
+    let output = within(Command::new(&promtool).args(["check", "rules"]).arg(folder.path().join("panels.yml")).output()).await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
