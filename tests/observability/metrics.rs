@@ -12,7 +12,7 @@ use crate::common::process::Process;
 use crate::common::*;
 use crate::{get, metric, until_metric};
 
-const DASHBOARD: &str = "deploy/grafana/chat-service.json";
+const DASHBOARD: &str = "deploy/grafana/dashboards/chat-service.json";
 const RULES: &str = "deploy/prometheus/rules.yml";
 
 /// Names of this project's metrics in a text.
@@ -97,8 +97,8 @@ async fn numbers_are_what_happened() {
         assert_eq!(value("chat_append_messages_total", &[outcome]).await, messages, "{outcome}");
     }
     assert_eq!(value("chat_append_batch_messages_sum", &[]).await, 5.0);
-    assert_eq!(value("chat_deliveries_total", &["live"]).await, 3.0);
-    assert_eq!(value("chat_deliveries_total", &["catch_up"]).await, 3.0);
+    assert_eq!(value("chat_deliveries_total", &["source=\"live\""]).await, 3.0);
+    assert_eq!(value("chat_deliveries_total", &["source=\"catch_up\""]).await, 3.0);
     assert_eq!(value("chat_auth_results_total", &["invalid"]).await, 1.0);
     assert_eq!(value("chat_build_info", &[env!("CARGO_PKG_VERSION")]).await, 1.0);
 
