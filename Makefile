@@ -23,7 +23,7 @@ install-deps: ## Put the tools of the checks into .tools: buf, grpcurl, ghz, lin
 up: ## Start the whole stack in containers; PROFILES="tracing monitoring" adds Jaeger, Prometheus and Grafana
 	@scripts/tools.sh compose; [ -x $(COMPOSE) ] || { echo "Docker Compose is missing; install Docker, or use make run" >&2; exit 1; }
 	$(COMPOSE) build chat-service
-	$(if $(findstring tracing,$(PROFILES)),OTEL_EXPORTER_OTLP_ENDPOINT=http://jaeger:4317 )$(COMPOSE) $(PROFILES:%=--profile %) up -d
+	$(if $(findstring tracing,$(PROFILES)),OTEL_EXPORTER_OTLP_ENDPOINT=http://jaeger:4318 )$(COMPOSE) $(PROFILES:%=--profile %) up -d
 	@echo "serving on https://localhost:50051; a token: $(COMPOSE) run --rm token --sub alice; docs/operations.md tells more"
 
 .PHONY: down
@@ -98,7 +98,7 @@ bench-growth: ## CPU per message and the start, with up to 10 million messages s
 	scripts/bench.sh growth
 
 .PHONY: bench-guard
-bench-guard: ## What CI runs of it: short, failing where a goal is missed by far
+bench-guard: ## Short, failing where a goal is missed by far
 	scripts/bench-guard.sh
 
 .PHONY: bench-micro

@@ -27,6 +27,11 @@ pub enum IdentityError {
     Trust(#[from] TrustError),
 }
 
+/// An address without its query, which may hold a secret.
+fn place(url: &http::Uri) -> String {
+    format!("{}://{}{}", url.scheme_str().unwrap_or_default(), url.authority().map_or("", |host| host.as_str()), url.path())
+}
+
 /// The verifier that the configuration asks for. With a JWKS URL it has its keys when this returns.
 pub async fn verifier(config: &Config) -> Result<Verifier, IdentityError> {
     let auth = &config.args.auth;
@@ -40,8 +45,8 @@ pub async fn verifier(config: &Config) -> Result<Verifier, IdentityError> {
         AuthKey::Secret(secret) => own(&Key::Secret(secret.expose().clone()), &demands, Default::default()),
         AuthKey::PublicPem { path, pem } => own(&Key::PublicPem(pem.clone()), &demands, path.clone()),
         AuthKey::Jwks(url) => {
-            let source = HttpSource::new(url, trust(config, url)?.as_ref()).ok_or_else(|| IdentityError::Address(url.to_string()))?;
-            let keys = Jwks::start(Arc::new(source)).await.map_err(|source| IdentityError::Keys { url: url.to_string(), source })?;
+            let source = HttpSource::new(url, trust(config, url)?.as_ref()).ok_or_else(|| IdentityError::Address(place(url)))?;
+            let keys = Jwks::start(Arc::new(source)).await.map_err(|source| IdentityError::Keys { url: place(url), source })?;
             Ok(Verifier::by_key_set(keys, &demands))
         }
         AuthKey::Service(url) => {

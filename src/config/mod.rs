@@ -135,8 +135,8 @@ pub struct AuthArgs {
     /// The claim with the roles: its name, or a path to it like `realm_access.roles`
     #[arg(long, env = "CHAT_AUTH_ROLES_CLAIM", default_value = "roles")]
     pub auth_roles_claim: String,
-    /// How far the clocks of this server and of the tokens' signer may differ; at most 10m
-    #[arg(long, env = "CHAT_AUTH_LEEWAY", default_value = "5s", value_parser = parse_duration)]
+    /// How far the clocks of this server and of the tokens' signer may differ, at most 10m: tokens are good, and their streams live, for so much longer
+    #[arg(long, env = "CHAT_AUTH_LEEWAY", default_value = "0s", value_parser = parse_duration)]
     pub auth_leeway: Duration,
 }
 

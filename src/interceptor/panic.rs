@@ -27,9 +27,13 @@ impl<S: HttpService> Service<Request<Body>> for CatchPanic<S> {
 
     fn call(&mut self, request: Request<Body>) -> Answer {
         // The panic's own message is logged by the panic hook. Nothing of the request is used after it.
-        let answer = AssertUnwindSafe(self.0.call(request)).catch_unwind();
+        let called = std::panic::catch_unwind(AssertUnwindSafe(|| self.0.call(request)));
         Box::pin(async move {
-            answer.await.unwrap_or_else(|_| {
+            let answer = match called {
+                Ok(answer) => AssertUnwindSafe(answer).catch_unwind().await,
+                Err(panic) => Err(panic),
+            };
+            answer.unwrap_or_else(|_| {
                 metrics::PANICS.one();
                 Ok(status::refused(Refused::Panicked).into_http())
             })

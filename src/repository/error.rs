@@ -51,6 +51,9 @@ impl From<sqlx::Error> for StoreError {
                 Some(code) if code.len() == 5 && ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class)) => {
                     Self::Unavailable(error)
                 }
+                // A server that only reads: behind a fail-over, the name may still lead to what was the writer. Another connection may find
+                // the new one.
+                Some("25006") => Self::Unavailable(error),
                 // PostgreSQL's lock_timeout, deadlock and serialization failures: the transaction was undone.
                 Some("55P03" | "40P01" | "40001") => Self::Unavailable(error),
                 // SQLite's extended codes keep the kind in the low byte: 5 busy, 6 locked, 8 read-only, 10 I/O, 13 full, 14 can't open.

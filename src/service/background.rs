@@ -73,7 +73,6 @@ impl Sweep {
     async fn once(&self) -> Failures {
         let mut failures = Failures::default();
         for ids in self.registry.chats().chunks(SWEEP_CHATS_MAX) {
-            let watermark = self.registry.watermark();
             let positions = match self.chats.positions(ids).await {
                 Ok(positions) => positions,
                 Err(error) => {
@@ -87,7 +86,7 @@ impl Sweep {
                     self.registry.evict(&AccessEnd::Deleted { chat_id: *id });
                     continue;
                 };
-                failures.note(self.chat(position, watermark).await, 1);
+                failures.note(self.chat(position).await, 1);
                 if failures.in_a_row == SWEEP_FAILURES_MAX {
                     return failures;
                 }
@@ -96,13 +95,15 @@ impl Sweep {
         failures
     }
 
-    async fn chat(&self, position: &ChatPosition, watermark: u64) -> Result<()> {
-        self.check_access(position, watermark).await?;
+    async fn chat(&self, position: &ChatPosition) -> Result<()> {
+        self.check_access(position).await?;
         self.heal(position).await
     }
 
-    async fn check_access(&self, position: &ChatPosition, watermark: u64) -> Result<()> {
+    async fn check_access(&self, position: &ChatPosition) -> Result<()> {
         if self.registry.access_moved(position) {
+            // After the position was read: a stream that comes later is checked by a join that sees this version.
+            let watermark = self.registry.watermark();
             let members = self.chats.members(position.chat_id).await?;
             let members: HashSet<UserId> = members.into_iter().map(|member| member.user_id).collect();
             self.registry.evict_strangers(position.chat_id, &members, watermark);
@@ -113,7 +114,12 @@ impl Sweep {
 
     /// Reads what was committed but never went through, once for all of the chat's streams.
     async fn heal(&self, position: &ChatPosition) -> Result<()> {
+        let mut read_from = None;
         while let Some(head) = self.registry.behind(position) {
+            // What was read didn't help: the store lacks messages. The chat's streams find out by themselves when they read.
+            if read_from.replace(head) == Some(head) {
+                break;
+            }
             metrics::heal(Heal::Sweep);
             let page = read_behind(self.messages.as_ref(), position.chat_id, head).await?;
             let Some(page) = page.filter(|page| !page.messages.is_empty()) else { break };

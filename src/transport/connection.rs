@@ -65,7 +65,7 @@ pub async fn serve(
     let stream = StallGuard::new(stream, limits.send_due);
     match tls {
         None => until_cut(stream, peer, service, limits, draining).await,
-        Some(config) => match timeout(limits.handshake_due, TlsAcceptor::from(config).accept(stream)).await {
+        Some(config) => match in_time(limits.handshake_due, draining, TlsAcceptor::from(config).accept(stream)).await {
             Ok(Ok(stream)) => until_cut(stream, peer, service, limits, draining).await,
             Ok(Err(error)) => {
                 metrics::connection_refused(Turned::HandshakeFailed);
@@ -78,6 +78,15 @@ pub async fn serve(
         },
     }
 }
+
+/// A handshake, which a stop doesn't wait for.
+async fn in_time<F: Future>(due: Duration, draining: &CancellationToken, handshake: F) -> Result<F::Output, Late> {
+    let handshake = timeout(due, handshake);
+    draining.run_until_cancelled(handshake).await.and_then(Result::ok).ok_or(Late)
+}
+
+/// A handshake took too long, or the server stops.
+struct Late;
 
 /// Why a connection is told to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -32,6 +32,9 @@ use crate::pb::FILE_DESCRIPTOR_SET;
 use crate::pb::chat::v1::chat_service_server::ChatServiceServer;
 use crate::ratelimiter::RateLimiter;
 
+/// The largest request of health and reflection, which need no token.
+const OPEN_REQUEST_BYTES_MAX: usize = 4 * 1024;
+
 pub struct RouteOptions<H> {
     pub api: ChatApi,
     pub verifier: Arc<Verifier>,
@@ -60,7 +63,8 @@ pub enum RouteError {
 /// The public port's service.
 pub fn routes<H: Health>(options: RouteOptions<H>) -> Result<impl HttpService + use<H>, RouteError> {
     let api = ChatServiceServer::new(options.api).max_decoding_message_size(limits::REQUEST_BYTES_MAX);
-    let mut routes = Routes::new(api).add_service(options.health);
+    // Strangers may ask these, and need few words for it.
+    let mut routes = Routes::new(api).add_service(options.health.max_decoding_message_size(OPEN_REQUEST_BYTES_MAX));
     if options.reflection {
         let builder = || {
             tonic_reflection::server::Builder::configure()
@@ -69,7 +73,9 @@ pub fn routes<H: Health>(options: RouteOptions<H>) -> Result<impl HttpService + 
                 // The details of errors, so that clients by reflection can show them.
                 .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         };
-        routes = routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?);
+        routes = routes
+            .add_service(builder().build_v1()?.max_decoding_message_size(OPEN_REQUEST_BYTES_MAX))
+            .add_service(builder().build_v1alpha()?.max_decoding_message_size(OPEN_REQUEST_BYTES_MAX));
     }
     let router = routes.into_axum_router().layer(axum::middleware::map_response(finish));
     // From the inside out; `interceptor` says why in this order.

@@ -26,7 +26,11 @@ impl PostgresLane {
     pub async fn connect(&mut self) -> Result<&mut PgConnection> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
-            None => deadline(CONNECT_TIMEOUT, self.options.connect()).await?,
+            // Whatever refuses a connection, a password that is being changed among it, nothing is known of the batch, and later it may go.
+            None => match tokio::time::timeout(CONNECT_TIMEOUT, self.options.connect()).await {
+                Ok(connected) => connected.map_err(StoreError::Unavailable)?,
+                Err(_) => return Err(StoreError::TimedOut(CONNECT_TIMEOUT)),
+            },
         };
         Ok(self.connection.insert(connection))
     }

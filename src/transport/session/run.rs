@@ -202,6 +202,9 @@ where
                 break end;
             }
         };
+        // A read that nobody polls any more would keep its connection from everyone else.
+        self.page = None;
+        self.task = None;
         self.chats.clear();
         self.outbox.end(status);
         if self.stalled() {
