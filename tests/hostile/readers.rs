@@ -54,6 +54,19 @@ async fn a_stream_whose_client_takes_nothing_is_reset() {
     until("only the honest one's subscription is left", || server.registry.subscription_count() == 1).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_whose_client_takes_nothing_is_reset() {
+    let adjust = |times: &mut chat_service::app::server::Times| times.send_due = Some(Duration::from_secs(1));
+    let server = TestServer::start_with(Ground::new(On::Sqlite).await, &[], adjust).await;
+    let mut honest = Honest::new(&server).await;
+    let mut raw = Raw::open(&server, "mallory", &[(INITIAL_WINDOW_SIZE, 0)]).await;
+    // The first bytes of an answer have no window either.
+    let stream = raw.begin("ListChats").await;
+    raw.write(&frame(DATA, END_STREAM, stream, &[0; 5])).await.unwrap();
+    let reset = honest.beside(raw.next_of(RST_STREAM)).await.expect("the connection goes on");
+    assert_eq!(reset.stream, stream);
+}
+
 /// Many receivers on one connection with the smallest windows have stalled for good. Each must get everything, or be told to come again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_hundred_receivers_on_one_connection_with_small_windows_do_not_stall() {
