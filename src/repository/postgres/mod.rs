@@ -84,7 +84,8 @@ impl PostgresStore {
 
     /// Closes the pool's connections.
     pub async fn close(&self) {
-        self.pool.close().await;
+        // A connection that fell silent while it was being given back is never returned; the pool would wait for it until TCP gives up.
+        tokio::time::timeout(CONNECT_TIMEOUT, self.pool.close()).await.ok();
     }
 }
 
