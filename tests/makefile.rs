@@ -71,7 +71,7 @@ fn make_accepts_every_recipe_and_the_scripts_that_it_names_are_there() {
 #[test]
 fn profiles_and_addresses_get_through() {
     let up = said(&make(&["-n", "up", "PROFILES=tracing monitoring"]));
-    assert!(up.contains("--profile tracing --profile monitoring") && up.contains("OTEL_EXPORTER_OTLP_ENDPOINT=http://jaeger:4317"), "{up}");
+    assert!(up.contains("--profile tracing --profile monitoring") && up.contains("OTEL_EXPORTER_OTLP_ENDPOINT=http://jaeger:4318"), "{up}");
     assert!(!said(&make(&["-n", "up"])).contains("OTEL_"));
     assert!(said(&make(&["-n", "grpc-load-test", "ADDR=https://localhost:1"])).contains("ADDR=https://localhost:1 scripts/load-test.sh"));
     assert!(!said(&make(&["-n", "grpc-load-test"])).contains("ADDR="));
