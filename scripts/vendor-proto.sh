@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 googleapis=1.76.0      # PyPI: googleapis-common-protos
-protovalidate=0.6.0    # crates.io: prost-protovalidate-types
+protovalidate=0.6.0    # the crate prost-protovalidate-types
 
 sums() { if command -v sha256sum >/dev/null; then sha256sum "$@"; else shasum -a 256 "$@"; fi; }
 
