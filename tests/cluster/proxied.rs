@@ -1,23 +1,18 @@
 //! What nginx must let through: the client's address, streams on which nothing happens, REST and WebSocket.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use chat_service::config::duration::parse_duration;
 use chat_service::pb::chat::v1::ListChatsRequest;
 use chat_service::transport::limits::ConnectionLimits;
-use rustls::RootCertStore;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::{Code, Request};
 
 use crate::common::process::Process;
-use crate::common::{Client, Ground, Stream, client, endpoint, mint, new_chat, with_token, within};
+use crate::common::{Client, Ground, Stream, client, endpoint, mint, new_chat, raw_tls, with_token, within};
 use crate::nginx::{self, Nginx};
 use crate::stage::{Stage, kill};
 
@@ -117,14 +112,7 @@ pub async fn http(stage: &mut Stage) -> String {
 
 /// A connection to nginx that speaks HTTP/1.1.
 async fn connect(ground: &Ground, port: u16) -> TlsStream<TcpStream> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(ground.path("certs/ca.pem")).unwrap() {
-        roots.add(certificate.unwrap()).unwrap();
-    }
-    let mut config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let socket = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), socket).await.unwrap()
+    raw_tls::to(ground, port, "http/1.1").await
 }
 
 /// What comes up to a text, and with it.

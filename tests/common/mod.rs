@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod process;
+pub mod raw_tls;
 pub mod redis_server;
 
 use std::path::{Path, PathBuf};

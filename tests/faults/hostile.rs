@@ -1,17 +1,11 @@
 //! Clients that do what no good client does.
 
-use std::sync::Arc;
-
 use chat_service::pb::chat::v1::connect_chat_request::Frame;
 use chat_service::pb::chat::v1::{ConnectChatRequest, SendFrame};
-use rustls::RootCertStore;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
-use crate::common::{Client, Ground, Stream, join, mint, new_chat};
+use crate::common::{Client, Ground, Stream, join, mint, new_chat, raw_tls};
 
 /// A stream that asks for a long history and never reads; `messages` are sent to its chat before.
 pub async fn never_reads(ground: &Ground, port: u16, messages: usize) -> Stream {
@@ -42,14 +36,7 @@ pub async fn resets(ground: &Ground, port: u16, streams: u64) -> u64 {
 
 /// A connection that speaks HTTP/2 and neither reads nor ever ends: it can't even see a GOAWAY.
 pub async fn ignores_goaway(ground: &Ground, port: u16) -> tokio_rustls::client::TlsStream<TcpStream> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(ground.path("certs/ca.pem")).unwrap() {
-        roots.add(certificate.unwrap()).unwrap();
-    }
-    let mut config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let socket = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    let mut stream = TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), socket).await.unwrap();
+    let mut stream = raw_tls::to(ground, port, "h2").await;
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
     stream.flush().await.unwrap();
     stream

@@ -1,20 +1,15 @@
 //! A plain HTTP client.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use crate::common::{TestServer, mint, within};
+use crate::common::{TestServer, mint, raw_tls, within};
 
 pub struct Answer {
     pub status: StatusCode,
@@ -58,13 +53,7 @@ pub fn detail(error: &Value, kind: &str) -> Option<Value> {
 }
 
 pub async fn tls(server: &TestServer, alpn: &str) -> TlsStream<TcpStream> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(server.ground.path("certs/ca.pem")).unwrap()).unwrap();
-    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    let tcp = TcpStream::connect(("127.0.0.1", server.port)).await.unwrap();
-    within(connector.connect(ServerName::try_from("localhost").unwrap(), tcp)).await.unwrap()
+    raw_tls::to(&server.ground, server.port, alpn).await
 }
 
 /// One request on a connection of its own.

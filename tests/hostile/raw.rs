@@ -3,16 +3,12 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use crate::common::{TestServer, mint, within};
+use crate::common::{TestServer, mint, raw_tls, within};
 
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
@@ -51,12 +47,7 @@ pub async fn tcp(server: &TestServer, receive_bytes: Option<u32>) -> TcpStream {
 }
 
 pub async fn tls_on(server: &TestServer, tcp: TcpStream, alpn: &str) -> io::Result<TlsStream<TcpStream>> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(server.ground.path("certs/ca.pem")).unwrap()).unwrap();
-    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    within(connector.connect(ServerName::try_from("localhost").unwrap(), tcp)).await
+    raw_tls::over(&server.ground, tcp, alpn).await
 }
 
 pub async fn tls(server: &TestServer, alpn: &str) -> TlsStream<TcpStream> {
