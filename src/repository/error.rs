@@ -56,14 +56,29 @@ impl From<sqlx::Error> for StoreError {
                 Some("25006") => Self::Unavailable(error),
                 // PostgreSQL's lock_timeout, deadlock and serialization failures: the transaction was undone.
                 Some("55P03" | "40P01" | "40001") => Self::Unavailable(error),
-                // SQLite's extended codes keep the kind in the low byte: 5 busy, 6 locked, 8 read-only, 10 I/O, 13 full, 14 can't open.
-                Some(code) if code.len() < 5 && code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 8 | 10 | 13 | 14)) => {
-                    Self::Unavailable(error)
-                }
+                Some(code) if code.len() < 5 && code.parse().is_ok_and(is_sqlites_trouble) => Self::Unavailable(error),
                 _ => Self::Refused(error),
             },
             sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::ColumnNotFound(_) => Self::corrupt(error.to_string()),
             _ => Self::Unavailable(error),
         }
     }
+}
+
+/// The lane of SQLite goes to it by another library than all else.
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        let code = error.sqlite_error().map(|error| error.extended_code);
+        let driver = sqlx::Error::AnyDriverError(error.into());
+        match code {
+            Some(code) if is_sqlites_trouble(code) => Self::Unavailable(driver),
+            Some(_) => Self::Refused(driver),
+            None => Self::corrupt(driver.to_string()),
+        }
+    }
+}
+
+/// SQLite's extended codes keep the kind in the low byte: 5 busy, 6 locked, 8 read-only, 10 I/O, 13 full, 14 can't open.
+fn is_sqlites_trouble(code: i32) -> bool {
+    matches!(code & 0xff, 5 | 6 | 8 | 10 | 13 | 14)
 }

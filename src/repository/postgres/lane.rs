@@ -1,4 +1,4 @@
-//! A lane: one connection, one call of `chat_append` a batch.
+//! A lane: one connection, one call of `chat_append_new` a batch; where the batch isn't all new, then one of `chat_append`.
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -18,8 +18,14 @@ pub(super) struct PostgresLane {
 
 impl PostgresLane {
     pub fn new(options: PgConnectOptions) -> Self {
-        // The planner must never answer a hot path by reading a whole table, whatever it believes of its size.
-        let options = options.options([("enable_seqscan", "off"), ("enable_hashjoin", "off"), ("enable_mergejoin", "off")]);
+        // The planner must never answer a hot path by reading a whole table, whatever it believes of its size; and planning anew for
+        // each batch would take longer than a small batch itself.
+        let options = options.options([
+            ("enable_seqscan", "off"),
+            ("enable_hashjoin", "off"),
+            ("enable_mergejoin", "off"),
+            ("plan_cache_mode", "force_generic_plan"),
+        ]);
         Self { options, connection: None }
     }
 
@@ -35,34 +41,90 @@ impl PostgresLane {
         Ok(self.connection.insert(connection))
     }
 
-    async fn call(&mut self, batch: &[NewMessage], skip_locked: bool) -> Result<Vec<AppendOutcome>, StoreError> {
-        let chats: Vec<Uuid> = batch.iter().map(|m| m.chat_id.as_uuid()).collect();
-        let senders: Vec<&str> = batch.iter().map(|m| m.sender.user_id.as_str()).collect();
-        let rights: Vec<i16> = batch.iter().map(|m| rights(m.sender.role)).collect();
-        let ids: Vec<&str> = batch.iter().map(|m| m.client_message_id.as_str()).collect();
-        let texts: Vec<&str> = batch.iter().map(|m| m.text.as_str()).collect();
+    /// Appends a batch whose messages are all new and may all be stored; `None`: it isn't one, and nothing is stored.
+    async fn append_new(&mut self, batch: &[NewMessage]) -> Result<Option<Vec<AppendOutcome>>> {
+        let mut chats: Vec<Uuid> = batch.iter().map(|m| m.chat_id.as_uuid()).collect();
+        chats.sort_unstable();
+        chats.dedup();
+        let mut counts = vec![0_i32; chats.len()];
+        // Of each message: the place of its chat, and its own among its chat's, from 1.
+        let (mut places, mut ranks) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
+        for message in batch {
+            let place = chats.partition_point(|chat| *chat < message.chat_id.as_uuid());
+            counts[place] += 1;
+            ranks.push(counts[place]);
+            places.push(i32::try_from(place + 1).unwrap_or(i32::MAX));
+        }
+        let query = sqlx::query("SELECT befores, times FROM chat_append_new($1, $2, $3, $4, $5, $6, $7, $8)")
+            .bind(chats)
+            .bind(counts)
+            .bind(&places)
+            .bind(&ranks)
+            .bind(senders(batch))
+            .bind(all_rights(batch))
+            .bind(ids(batch))
+            .bind(texts(batch));
         let connection = self.connect().await?;
+        let Some(row) = deadline(ANSWER_TIMEOUT, query.fetch_optional(connection)).await? else { return Ok(None) };
+        let (befores, times): (Vec<i64>, Vec<DateTime<Utc>>) = (row.try_get("befores")?, row.try_get("times")?);
+        let stored = places.iter().zip(ranks).map(|(place, rank)| {
+            let at = usize::try_from(place - 1).ok()?;
+            Some(AppendOutcome::Stored {
+                sequence: befores.get(at)? + i64::from(rank),
+                created_at: Timestamp::from_micros(times.get(at)?.timestamp_micros()),
+            })
+        });
+        let outcomes: Option<Vec<_>> = stored.collect();
+        outcomes.map(Some).ok_or_else(|| StoreError::corrupt(format!("{} answers for the chats of a batch", befores.len())))
+    }
+
+    async fn append_judged(&mut self, batch: &[NewMessage], skip_locked: bool) -> Result<Vec<AppendOutcome>> {
+        let chats: Vec<Uuid> = batch.iter().map(|m| m.chat_id.as_uuid()).collect();
         let query = sqlx::query("SELECT outcome, sequence, created_at FROM chat_append($1, $2, $3, $4, $5, $6)")
             .bind(chats)
-            .bind(senders)
-            .bind(rights)
-            .bind(ids)
-            .bind(texts)
+            .bind(senders(batch))
+            .bind(all_rights(batch))
+            .bind(ids(batch))
+            .bind(texts(batch))
             .bind(skip_locked);
+        let connection = self.connect().await?;
         let rows = deadline(ANSWER_TIMEOUT, query.fetch_all(connection)).await?;
         if rows.len() != batch.len() {
             return Err(StoreError::corrupt(format!("{} answers for {} messages", rows.len(), batch.len())));
         }
         rows.iter().map(outcome).collect()
     }
+
+    async fn call(&mut self, batch: &[NewMessage]) -> Result<Vec<AppendOutcome>> {
+        match self.append_new(batch).await? {
+            Some(outcomes) => Ok(outcomes),
+            None => self.append_judged(batch, false).await,
+        }
+    }
+}
+
+fn senders(batch: &[NewMessage]) -> Vec<&str> {
+    batch.iter().map(|m| m.sender.user_id.as_str()).collect()
+}
+
+fn all_rights(batch: &[NewMessage]) -> Vec<i16> {
+    batch.iter().map(|m| rights(m.sender.role)).collect()
+}
+
+fn ids(batch: &[NewMessage]) -> Vec<&str> {
+    batch.iter().map(|m| m.client_message_id.as_str()).collect()
+}
+
+fn texts(batch: &[NewMessage]) -> Vec<&str> {
+    batch.iter().map(|m| m.text.as_str()).collect()
 }
 
 #[async_trait]
 impl AppendLane for PostgresLane {
     async fn append(&mut self, batch: &[NewMessage]) -> Result<Vec<AppendOutcome>> {
-        let result = match self.call(batch, false).await {
+        let result = match self.call(batch).await {
             // One chat's lock couldn't be had: the others go on without it.
-            Err(StoreError::Unavailable(error)) if is_lock_timeout(&error) => self.call(batch, true).await,
+            Err(StoreError::Unavailable(error)) if is_lock_timeout(&error) => self.append_judged(batch, true).await,
             result => result,
         };
         if let Err(error) = &result
@@ -75,7 +137,7 @@ impl AppendLane for PostgresLane {
     }
 }
 
-/// What `chat_append` knows of system roles.
+/// What the functions know of system roles.
 fn rights(role: SystemRole) -> i16 {
     match role {
         SystemRole::Admin | SystemRole::Service => 2,

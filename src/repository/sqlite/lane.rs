@@ -1,48 +1,66 @@
-//! The lane: the writer's connection, one transaction a batch.
+//! The lane: a connection of its own, used on a thread that may block: one transaction a batch, one message after the other by prepared
+//! statements. Through sqlx each statement would cost two changes of threads.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use serde_json::json;
-use sqlx::{Row, Sqlite, Transaction};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use super::{Writer, begin, chat_id, hex_ids, timestamp};
+use super::{BUSY_TIMEOUT, PRAGMAS, Writer};
 use crate::model::{AppendOutcome, ChatId, ChatRole, Clock, NewMessage, SystemClock, Timestamp, access};
-use crate::repository::{AppendLane, Result, bounded, role};
+use crate::repository::{AppendLane, Result, StoreError, bounded, role};
 
 pub(super) struct SqliteLane {
+    path: PathBuf,
+    /// Held while the lane writes, so that the store's own writer and this one never wait for the file's lock.
     writer: Writer,
+    /// `None`: not opened yet, or lost with a call that was given up or left its transaction open.
+    connection: Option<Connection>,
 }
 
 impl SqliteLane {
-    pub fn new(writer: Writer) -> Self {
-        Self { writer }
+    pub fn new(path: PathBuf, writer: Writer) -> Self {
+        Self { path, writer, connection: None }
     }
 }
 
 #[async_trait]
 impl AppendLane for SqliteLane {
     async fn append(&mut self, batch: &[NewMessage]) -> Result<Vec<AppendOutcome>> {
-        bounded(async {
-            let mut writer = self.writer.lock().await;
-            let mut tx = begin(&mut writer).await?;
-            let ids = serde_json::Value::from(
-                batch.iter().map(|m| json!([hex(m.chat_id), m.sender.user_id.as_str(), m.client_message_id])).collect::<Vec<_>>(),
-            )
-            .to_string();
-            let mut chats = read_chats(&mut tx, batch).await?;
-            let known = read_known(&mut tx, &ids).await?;
-            let roles = read_roles(&mut tx, &ids).await?;
-            let (outcomes, new) = judge(batch, &mut chats, &known, &roles, SystemClock.now());
-            if new.is_empty() {
-                return Ok(outcomes);
-            }
-            store(&mut tx, &new, &chats).await?;
-            tx.commit().await?;
-            Ok(outcomes)
+        let (path, batch) = (self.path.clone(), batch.to_vec());
+        let (connection, appended) = bounded(async {
+            let writer = Arc::clone(&self.writer).lock_owned().await;
+            let connection = self.connection.take();
+            // A call that is given up goes on to its end on the thread, and keeps the writer so long.
+            let work = tokio::task::spawn_blocking(move || {
+                let _writer = writer;
+                let mut connection = match connection {
+                    Some(connection) => connection,
+                    None => open(&path)?,
+                };
+                let appended = append(&mut connection, &batch);
+                Ok((connection, appended))
+            });
+            work.await.unwrap_or_else(|error| Err(StoreError::Unavailable(sqlx::Error::AnyDriverError(error.into()))))
         })
-        .await
+        .await?;
+        // One whose transaction could not be ended is closed: that ends it.
+        self.connection = Some(connection).filter(Connection::is_autocommit);
+        appended
     }
+}
+
+fn open(path: &Path) -> Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    for (name, value) in PRAGMAS {
+        // Some answer with what they were set to.
+        connection.pragma_update_and_check(None, name, value, |_| Ok(())).optional()?;
+    }
+    Ok(connection)
 }
 
 /// Where a chat's numbering stands.
@@ -53,134 +71,106 @@ struct ChatState {
     moved: bool,
 }
 
-/// (chat, position in the batch's JSON) keys: a message's id is its chat, its sender and the sender's own id.
-type MessageKey<'a> = (ChatId, &'a str, &'a str);
-
-/// A message that is stored: its number, its time and its text.
-struct Known {
-    sequence: i64,
-    created_at: Timestamp,
-    text: String,
+fn append(connection: &mut Connection, batch: &[NewMessage]) -> Result<Vec<AppendOutcome>> {
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let now = SystemClock.now();
+    let mut statements = Statements::of(&tx)?;
+    // `None`: there is no such chat.
+    let mut chats: HashMap<ChatId, Option<ChatState>> = HashMap::with_capacity(batch.len());
+    let mut outcomes = Vec::with_capacity(batch.len());
+    for message in batch {
+        let chat = match chats.entry(message.chat_id) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(statements.chat(message.chat_id)?),
+        };
+        outcomes.push(match chat {
+            Some(chat) => statements.place(message, chat, now)?,
+            None => AppendOutcome::NotFound,
+        });
+    }
+    let mut moved = false;
+    for (id, chat) in chats.iter().filter_map(|(id, chat)| Some((id, chat.as_ref().filter(|chat| chat.moved)?))) {
+        statements.raise(*id, chat)?;
+        moved = true;
+    }
+    drop(statements);
+    if moved {
+        tx.commit()?;
+    }
+    Ok(outcomes)
 }
 
-/// A message to store, with its place.
-struct Numbered<'a> {
-    message: &'a NewMessage,
-    sequence: i64,
-    created_at: Timestamp,
+struct Statements<'a> {
+    chat: CachedStatement<'a>,
+    role: CachedStatement<'a>,
+    stored: CachedStatement<'a>,
+    insert: CachedStatement<'a>,
+    raise: CachedStatement<'a>,
 }
 
-async fn read_chats(tx: &mut Transaction<'_, Sqlite>, batch: &[NewMessage]) -> Result<HashMap<ChatId, ChatState>> {
-    let rows = sqlx::query(
-        "SELECT id, last_sequence, last_message_at FROM chats WHERE id IN (SELECT unhex(value) FROM json_each(?)) AND deleted_at IS NULL",
-    )
-    .bind(hex_ids(batch.iter().map(|m| m.chat_id)))
-    .fetch_all(&mut **tx)
-    .await?;
-    rows.iter()
-        .map(|row| {
-            let state = ChatState {
-                last_sequence: row.try_get("last_sequence")?,
-                last_message_at: timestamp(row, "last_message_at")?,
-                moved: false,
-            };
-            Ok((chat_id(row, "id")?, state))
+impl<'a> Statements<'a> {
+    fn of(tx: &'a Transaction<'_>) -> Result<Self> {
+        Ok(Self {
+            chat: tx.prepare_cached("SELECT last_sequence, last_message_at FROM chats WHERE id = ? AND deleted_at IS NULL")?,
+            role: tx.prepare_cached("SELECT role FROM chat_members WHERE chat_id = ? AND user_id = ?")?,
+            stored: tx.prepare_cached(
+                "SELECT sequence, created_at, text = ? FROM messages WHERE chat_id = ? AND sender_id = ? AND client_message_id = ?",
+            )?,
+            insert: tx.prepare_cached(
+                "INSERT INTO messages (chat_id, sequence, sender_id, client_message_id, text, created_at) VALUES (?, ?, ?, ?, ?, ?)
+                 ON CONFLICT (chat_id, sender_id, client_message_id) DO NOTHING",
+            )?,
+            raise: tx.prepare_cached("UPDATE chats SET last_sequence = ?, last_message_at = ? WHERE id = ?")?,
         })
-        .collect()
-}
+    }
 
-/// What is stored of the batch's messages, by their index in it.
-async fn read_known(tx: &mut Transaction<'_, Sqlite>, ids: &str) -> Result<HashMap<i64, Known>> {
-    let rows = sqlx::query(
-        "SELECT j.key AS n, m.sequence, m.created_at, m.text FROM json_each(?) j CROSS JOIN messages m
-         ON m.chat_id = unhex(j.value ->> 0) AND m.sender_id = j.value ->> 1 AND m.client_message_id = j.value ->> 2",
-    )
-    .bind(ids)
-    .fetch_all(&mut **tx)
-    .await?;
-    rows.iter()
-        .map(|row| {
-            let known = Known { sequence: row.try_get("sequence")?, created_at: timestamp(row, "created_at")?, text: row.try_get("text")? };
-            Ok((row.try_get("n")?, known))
-        })
-        .collect()
-}
+    fn chat(&mut self, id: ChatId) -> Result<Option<ChatState>> {
+        let state = self.chat.query_row([id.as_uuid().as_bytes()], |row| {
+            Ok(ChatState { last_sequence: row.get(0)?, last_message_at: Timestamp::from_micros(row.get(1)?), moved: false })
+        });
+        Ok(state.optional()?)
+    }
 
-/// The senders' roles in their chats, by the message's index in the batch.
-async fn read_roles(tx: &mut Transaction<'_, Sqlite>, ids: &str) -> Result<HashMap<i64, ChatRole>> {
-    let rows = sqlx::query(
-        "SELECT j.key AS n, m.role FROM json_each(?) j CROSS JOIN chat_members m ON m.chat_id = unhex(j.value ->> 0) AND m.user_id = j.value ->> 1",
-    )
-    .bind(ids)
-    .fetch_all(&mut **tx)
-    .await?;
-    rows.iter().map(|row| Ok((row.try_get("n")?, role(row.try_get("role")?)?))).collect()
-}
+    fn role(&mut self, message: &NewMessage) -> Result<Option<ChatRole>> {
+        let chat_id = message.chat_id.as_uuid();
+        let key = (chat_id.as_bytes(), message.sender.user_id.as_str());
+        self.role.query_row(key, |row| row.get(0)).optional()?.map(role).transpose()
+    }
 
-/// Judges each message of a batch in its order: what was stored before first, then membership, then the next number.
-fn judge<'a>(
-    batch: &'a [NewMessage],
-    chats: &mut HashMap<ChatId, ChatState>,
-    known: &HashMap<i64, Known>,
-    roles: &HashMap<i64, ChatRole>,
-    now: Timestamp,
-) -> (Vec<AppendOutcome>, Vec<Numbered<'a>>) {
-    let mut new: Vec<Numbered<'a>> = Vec::with_capacity(batch.len());
-    let mut in_batch: HashMap<MessageKey<'a>, usize> = HashMap::with_capacity(batch.len());
-    let outcomes = batch
-        .iter()
-        .zip(0_i64..)
-        .map(|(message, n)| {
-            let Some(chat) = chats.get_mut(&message.chat_id) else { return AppendOutcome::NotFound };
-            let key = (message.chat_id, message.sender.user_id.as_str(), message.client_message_id.as_str());
-            let before = match (known.get(&n), in_batch.get(&key).map(|at| &new[*at])) {
-                (Some(known), _) => Some((known.sequence, known.created_at, known.text.as_str())),
-                (None, Some(first)) => Some((first.sequence, first.created_at, first.message.text.as_str())),
-                (None, None) => None,
-            };
-            match before {
-                Some((sequence, created_at, text)) if text == message.text => return AppendOutcome::Duplicate { sequence, created_at },
-                Some(_) => return AppendOutcome::Conflict,
-                None => {}
-            }
-            let role = roles.get(&n).copied();
-            if !access::allows(access::Action::Send, message.sender.role, role) {
-                return if role.is_some() { AppendOutcome::Denied } else { AppendOutcome::NotFound };
-            }
+    /// What was stored before comes before membership, and membership before the next number. Whoever may send is told apart by the
+    /// insert from one who sends again: most messages are new.
+    fn place(&mut self, message: &NewMessage, chat: &mut ChatState, now: Timestamp) -> Result<AppendOutcome> {
+        let chat_id = message.chat_id.as_uuid();
+        let role = self.role(message)?;
+        let allowed = access::allows(access::Action::Send, message.sender.role, role);
+        if allowed {
             let (sequence, created_at) = (chat.last_sequence + 1, now.max(chat.last_message_at));
-            *chat = ChatState { last_sequence: sequence, last_message_at: created_at, moved: true };
-            in_batch.insert(key, new.len());
-            new.push(Numbered { message, sequence, created_at });
-            AppendOutcome::Stored { sequence, created_at }
-        })
-        .collect();
-    (outcomes, new)
-}
+            let row = params![
+                chat_id.as_bytes(),
+                sequence,
+                message.sender.user_id.as_str(),
+                message.client_message_id,
+                message.text,
+                created_at.as_micros()
+            ];
+            if self.insert.execute(row)? == 1 {
+                *chat = ChatState { last_sequence: sequence, last_message_at: created_at, moved: true };
+                return Ok(AppendOutcome::Stored { sequence, created_at });
+            }
+        }
+        let key = params![message.text, chat_id.as_bytes(), message.sender.user_id.as_str(), message.client_message_id];
+        let before = self.stored.query_row(key, |row| Ok((row.get(0)?, Timestamp::from_micros(row.get(1)?), row.get(2)?)));
+        match before.optional()? {
+            Some((sequence, created_at, true)) => Ok(AppendOutcome::Duplicate { sequence, created_at }),
+            Some((_, _, false)) => Ok(AppendOutcome::Conflict),
+            None if allowed => Err(StoreError::corrupt("a message that is there and isn't")),
+            None if role.is_some() => Ok(AppendOutcome::Denied),
+            None => Ok(AppendOutcome::NotFound),
+        }
+    }
 
-async fn store(tx: &mut Transaction<'_, Sqlite>, new: &[Numbered<'_>], chats: &HashMap<ChatId, ChatState>) -> Result<()> {
-    let rows = new.iter().map(|n| {
-        let m = n.message;
-        json!([hex(m.chat_id), n.sequence, m.sender.user_id.as_str(), m.client_message_id, m.text, n.created_at.as_micros()])
-    });
-    sqlx::query(
-        "INSERT INTO messages (chat_id, sequence, sender_id, client_message_id, text, created_at)
-         SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5 FROM json_each(?)",
-    )
-    .bind(serde_json::Value::from(rows.collect::<Vec<_>>()).to_string())
-    .execute(&mut **tx)
-    .await?;
-    let moved = chats.iter().filter(|(_, chat)| chat.moved);
-    let rows = moved.map(|(id, chat)| json!([hex(*id), chat.last_sequence, chat.last_message_at.as_micros()]));
-    sqlx::query(
-        "UPDATE chats SET last_sequence = j.value ->> 1, last_message_at = j.value ->> 2
-         FROM json_each(?) j WHERE chats.id = unhex(j.value ->> 0)",
-    )
-    .bind(serde_json::Value::from(rows.collect::<Vec<_>>()).to_string())
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
-
-fn hex(id: ChatId) -> String {
-    id.as_uuid().simple().to_string()
+    fn raise(&mut self, id: ChatId, chat: &ChatState) -> Result<()> {
+        self.raise.execute(params![chat.last_sequence, chat.last_message_at.as_micros(), id.as_uuid().as_bytes()])?;
+        Ok(())
+    }
 }

@@ -49,7 +49,7 @@ impl MessageRepository for SqliteStore {
     }
 
     async fn open_lane(&self) -> Result<Box<dyn AppendLane>> {
-        Ok(Box::new(SqliteLane::new(self.writer.clone())))
+        Ok(Box::new(SqliteLane::new(self.path.clone(), self.writer.clone())))
     }
 
     async fn page(&self, query: &PageQuery) -> Result<Option<Page>> {

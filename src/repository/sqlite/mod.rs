@@ -9,9 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
-};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool, SqlitePoolOptions, SqliteRow};
 use sqlx::{ConnectOptions, Connection, Row, Sqlite, Transaction};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -24,8 +22,21 @@ static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a lock of the file is waited for: another program may look into it.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// What the write-ahead log keeps of its size after a checkpoint.
-const WAL_BYTES_KEPT: u32 = 64 * 1024 * 1024;
+/// How each connection uses the file.
+const PRAGMAS: [(&str, &str); 6] = [
+    ("journal_mode", "wal"),
+    // Each commit is on the disk before it returns.
+    ("synchronous", "full"),
+    // Pages of 4 KiB in the write-ahead log from which a commit moves them into the file: one that is written again and again before is
+    // moved once.
+    ("wal_autocheckpoint", "4000"),
+    // Bytes that the write-ahead log keeps of its size behind that.
+    ("journal_size_limit", "67108864"),
+    // What a statement may have to undo is else written to a file of its own, statement by statement.
+    ("temp_store", "memory"),
+    // 16 MiB of the file in memory.
+    ("cache_size", "-16384"),
+];
 
 /// Where the file is.
 #[derive(Clone, Debug)]
@@ -37,13 +48,14 @@ pub struct SqliteOptions {
 
 /// The store.
 pub struct SqliteStore {
+    path: PathBuf,
     writer: Writer,
     readers: SqlitePool,
     /// Held as long as the store lives; a second server on the file is refused.
     _lock: File,
 }
 
-/// The one connection that writes, shared by the store and its lane.
+/// The connection that writes what isn't appended. Who writes, by this or by the lane's, holds the lock.
 type Writer = Arc<Mutex<WriterConnection>>;
 
 struct WriterConnection {
@@ -73,12 +85,9 @@ impl SqliteStore {
         let connect = SqliteConnectOptions::new()
             .filename(&options.path)
             .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            // Each commit is on the disk before it returns.
-            .synchronous(SqliteSynchronous::Full)
             .busy_timeout(BUSY_TIMEOUT)
-            .pragma("journal_size_limit", WAL_BYTES_KEPT.to_string())
             .disable_statement_logging();
+        let connect = PRAGMAS.into_iter().fold(connect, |connect, (name, value)| connect.pragma(name, value));
         let mut connection = connect.connect().await.map_err(StoreError::from)?;
         migrations::prepare(&MIGRATOR, &mut connection, migrate).await?;
         let readers = SqlitePoolOptions::new()
@@ -86,7 +95,7 @@ impl SqliteStore {
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .connect_lazy_with(connect.clone().pragma("query_only", "on"));
         let writer = WriterConnection { connection, options: connect };
-        Ok(Self { writer: Arc::new(Mutex::new(writer)), readers, _lock: lock })
+        Ok(Self { path: options.path.clone(), writer: Arc::new(Mutex::new(writer)), readers, _lock: lock })
     }
 
     /// Closes the readers' connections.
