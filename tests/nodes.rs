@@ -154,6 +154,28 @@ async fn without_redis_everything_arrives_later_and_with_it_at_once_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_lost_while_redis_was_away_arrives_as_soon_as_it_is_back() {
+    let mut redis = RedisServer::start().await;
+    let nodes = two_nodes(&redis.url(), &prefix(), &NO_SWEEP).await;
+    let [one, other] = &nodes;
+    let (mut alice, mut bob, mut carol) = (one.client("alice").await, other.client("bob").await, other.client("carol").await);
+    let (chat, another) = (new_chat(&mut alice, &["bob"]).await, new_chat(&mut alice, &["carol"]).await);
+    let (mut stream, mut removed) = (Stream::joined(&mut bob, &chat, None).await, Stream::joined(&mut carol, &another, None).await);
+
+    redis.kill_9().await;
+    are(&nodes, BrokerState::Degraded).await;
+    for sequence in 1..=3 {
+        send(&mut alice, &chat, &sequence.to_string()).await;
+    }
+    alice.remove_member(remove(&another, "carol")).await.unwrap();
+    redis.start_again().await;
+    for sequence in 1..=3 {
+        assert_eq!(stream.message().await.sequence, sequence, "nobody sends more, and the sweep's interval is an hour");
+    }
+    assert_eq!(left(&mut removed).await, LeftReason::Removed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_is_frozen_is_noticed_and_nothing_waits_for_it() {
     let redis = RedisServer::start().await;
     let nodes = two_nodes(&redis.url(), &prefix(), &[]).await;

@@ -30,7 +30,7 @@ const FAILURES_MAX: usize = 8;
 /// Chats that are read at once, so that lagging ones don't take all connections to the database.
 const HEALS_AT_ONCE: usize = 4;
 
-/// Sweeps every `every`, until `stop`.
+/// Sweeps every `every`, and at once where the registry says that something may have been missed; until `stop`.
 pub async fn run_sweep(
     chats: Arc<dyn ChatRepository>,
     messages: Arc<dyn MessageRepository>,
@@ -64,7 +64,11 @@ impl Sweep {
         let mut ticks = interval(every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
+            tokio::select! {
+                biased;
+                _ = ticks.tick() => {}
+                () = self.registry.missed() => ticks.reset(),
+            }
             let began = Instant::now();
             self.look_at_all().await;
             metrics::SWEEP.observe_time(began.elapsed());

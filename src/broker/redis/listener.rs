@@ -66,6 +66,9 @@ async fn serve(shared: &Shared, link: &Link, connection: &mut MultiplexedConnect
             }
             changes = shared.subscriptions.take(link.id, CHANGES_MAX);
         }
+        if shared.subscriptions.caught_up(link.id) {
+            shared.registry.may_have_missed();
+        }
         if !link.listens.swap(true, Ordering::Relaxed) {
             shared.came_up();
         }

@@ -206,6 +206,20 @@ async fn what_a_chat_lacks_is_read_whichever_others_fail() {
     stage.end(sweep).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_may_have_been_missed_is_looked_for_at_once() {
+    let (stage, registry) = (Stage::default(), Registry::new());
+    let mut joined = stage.join(&registry, 0);
+    let sweep = stage.sweep(&registry);
+    sleep(EVERY / 4).await;
+    stage.store.put(joined.chat_id, 1, 1);
+    let began = Instant::now();
+    registry.may_have_missed();
+    let next = timeout(EVERY, joined.receiver.recv()).await.expect("it is looked for");
+    assert_eq!((next.unwrap().message.sequence, began.elapsed()), (1, Duration::ZERO));
+    stage.end(sweep).await;
+}
+
 #[tokio::test]
 async fn a_chat_waits_once_however_often_it_is_found_behind() {
     let lagging = Lagging::default();
