@@ -36,6 +36,7 @@ use super::channel::lock;
 use super::{AccessEnd, Broker, BrokerState, BrokerStats, Delivery, Holes, Registry};
 use crate::client::redis::{Server, Servers, Topology, View};
 use crate::model::{ChatId, Message};
+use crate::observe::trace::Origin;
 
 /// How often a server must show that it lives. With the time that an answer may take, a frozen one is found within 3 s.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
@@ -135,7 +136,8 @@ impl Broker for RedisBroker {
         let routes = self.shared.routes.load_full();
         for delivery in messages {
             let Message { chat_id, sequence, .. } = delivery.message;
-            let payload = wire::of_message(self.shared.origin, &delivery.message);
+            let traceparent = delivery.origin.as_ref().map(Origin::traceparent);
+            let payload = wire::of_message(self.shared.origin, &delivery.message, traceparent.as_deref());
             self.shared.publish(&routes, self.frame(chat_id, Some(sequence), payload));
             self.shared.registry.deliver(delivery);
         }
