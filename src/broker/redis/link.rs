@@ -11,7 +11,7 @@ use super::subscriptions::LinkId;
 use super::{Shared, listener, publisher};
 use crate::client::redis::Server;
 
-/// Messages that wait to be published on a server. What comes beyond is [`super::kept`].
+/// Messages that wait to be published on a server. What comes beyond is kept ([`super::kept`]).
 const MESSAGES_MAX: usize = 8_192;
 /// Announcements that wait; they go before messages. What comes beyond is kept likewise.
 const ANNOUNCEMENTS_MAX: usize = 1_024;
