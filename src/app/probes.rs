@@ -62,9 +62,14 @@ impl Probes {
             Ok(Err(StoreError::SchemaTooOld)) => {
                 unavailable("the database's schema is older than this build's; run `chat-service migrate`")
             }
-            Ok(Err(StoreError::Unavailable(_) | StoreError::TimedOut(_) | StoreError::Refused(_) | StoreError::Corrupt(_))) | Err(_) => {
-                unavailable("the database is unreachable")
-            }
+            Ok(Err(
+                StoreError::Unreachable(_)
+                | StoreError::Unavailable(_)
+                | StoreError::TimedOut(_)
+                | StoreError::Refused(_)
+                | StoreError::Corrupt(_),
+            ))
+            | Err(_) => unavailable("the database is unreachable"),
         }
     }
 }

@@ -31,7 +31,7 @@ use crate::observe::trace::Origin;
 #[derive(Debug)]
 pub struct Delivery {
     pub message: Message,
-    /// The span that sent it, where that is traced: what becomes of it is part of the same trace.
+    /// The span that sent it, at whichever node, where that is traced: what becomes of it is part of the same trace.
     pub origin: Option<Origin>,
     encoded: OnceLock<Bytes>,
 }

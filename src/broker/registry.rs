@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{Notify, broadcast, mpsc};
 use tokio::time::Instant;
 
 use super::channel::{Channel, State, Stream, lock};
@@ -21,6 +21,7 @@ pub struct Registry {
     shards: [Mutex<HashMap<ChatId, Arc<Channel>>>; SHARDS],
     next_key: AtomicU64,
     subscriptions: AtomicUsize,
+    missed: Notify,
     /// Where other nodes publish too.
     shared: Option<Shared>,
 }
@@ -76,6 +77,7 @@ impl Registry {
             shards: std::array::from_fn(|_| Mutex::default()),
             next_key: AtomicU64::new(1),
             subscriptions: AtomicUsize::new(0),
+            missed: Notify::new(),
             shared,
         })
     }
@@ -167,6 +169,16 @@ impl Registry {
                 stream.mailbox.post(chat_id, *key, eviction);
             }
         }
+    }
+
+    /// Says that messages and ends of access may have been lost on their way to this node.
+    pub fn may_have_missed(&self) {
+        self.missed.notify_one();
+    }
+
+    /// Waits until that has been said, however often, since the last time. For one who waits; cancel safe.
+    pub async fn missed(&self) {
+        self.missed.notified().await;
     }
 
     /// Subscriptions made from now on have keys at or above this.

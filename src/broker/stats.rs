@@ -49,7 +49,8 @@ impl BrokerStats {
         self.published.load(Ordering::Relaxed)
     }
 
-    /// Those that it has not, because it was away, slow, or refused them. The sweep brings them.
+    /// Those that it never will, because it was away, slow, or refused them. The streams get what they carried by a newer message of the chat,
+    /// which shows that they are missing, or by the sweep.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }

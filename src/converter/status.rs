@@ -71,6 +71,7 @@ pub fn of_error(error: &Error) -> Status {
         }
         Error::Overloaded => (Code::ResourceExhausted, "OVERLOADED", true),
         Error::GoingAway => (Code::Unavailable, "GOING_AWAY", true),
+        Error::NotStored => (Code::Unavailable, "NOT_STORED", true),
         Error::Unavailable => (Code::Unavailable, "STORE_UNAVAILABLE", true),
         Error::Internal => (Code::Internal, "INTERNAL", false),
     };

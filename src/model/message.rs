@@ -59,7 +59,7 @@ pub enum AppendOutcome {
     NotFound,
     /// A member whose role, or a user whose token, may not send.
     Denied,
-    /// The chat's row could not be locked in time; nothing is known of the message.
+    /// The chat's row could not be locked in time: this append has not stored the message. Whether one before it has isn't known.
     Busy,
 }
 

@@ -275,7 +275,7 @@ fn appends(out: &mut Text) {
     out.gauge("chat_broker_up", "1: what is published reaches the other nodes, or there are none; 0: it doesn't.", BROKER_UP.get());
     out.counter(
         "chat_broker_publish_failures_total",
-        "Publishes that failed; the sweep delivers what they carried.",
+        "Publishes that were given up; a newer message or the sweep delivers what they carried.",
         BROKER_PUBLISH_FAILURES.get(),
     );
 }

@@ -96,11 +96,11 @@ impl Origin {
 
     /// What [`Origin::traceparent`] has told; `None` where traces aren't exported here, too.
     pub fn parse(traceparent: &str) -> Option<Self> {
-        let mut headers = HeaderMap::new();
-        headers.insert("traceparent", traceparent.parse().ok()?);
         if !on() {
             return None;
         }
+        let mut headers = HeaderMap::new();
+        headers.insert("traceparent", traceparent.parse().ok()?);
         Self::of(remote(&headers).span().span_context())
     }
 

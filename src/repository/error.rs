@@ -3,6 +3,9 @@
 /// An error of a store. Its text is for the log; nothing of it may reach a client.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    /// No connection could be had: nothing was asked for.
+    #[error("the store can't be reached: {0}")]
+    Unreachable(#[source] sqlx::Error),
     /// No answer: the connection broke, could not be had, or took too long. What was asked for may have happened.
     #[error("the store is unavailable: {0}")]
     Unavailable(#[source] sqlx::Error),
@@ -29,15 +32,15 @@ impl StoreError {
     pub fn is_unknown_outcome(&self) -> bool {
         match self {
             Self::Unavailable(_) | Self::TimedOut(_) => true,
-            Self::Refused(_) | Self::Corrupt(_) | Self::SchemaTooOld => false,
+            Self::Unreachable(_) | Self::Refused(_) | Self::Corrupt(_) | Self::SchemaTooOld => false,
         }
     }
 
     /// Whether a store that didn't answer may do so a little later, with nobody mending a setting.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Unavailable(sqlx::Error::Configuration(_) | sqlx::Error::Tls(_)) => false,
-            Self::Unavailable(_) | Self::TimedOut(_) => true,
+            Self::Unreachable(error) | Self::Unavailable(error) => !matches!(error, sqlx::Error::Configuration(_) | sqlx::Error::Tls(_)),
+            Self::TimedOut(_) => true,
             Self::Refused(_) | Self::Corrupt(_) | Self::SchemaTooOld => false,
         }
     }

@@ -137,7 +137,8 @@ pub trait AppendLane: Send {
     /// given. Messages that are refused take no number. Two with the same id in one batch are handled as if one came
     /// after the other.
     ///
-    /// On `Err` nothing is known of the batch: it may be stored. Appending it again is right, and finds out.
+    /// On an `Err` of which [`StoreError::is_unknown_outcome`] nothing is known of the batch: it may be stored. Appending it again is
+    /// right, and finds out. On any other nothing of it is stored.
     async fn append(&mut self, batch: &[NewMessage]) -> Result<Vec<AppendOutcome>>;
 }
 

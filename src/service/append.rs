@@ -211,7 +211,7 @@ impl Counts {
         let of = match &outcome.result {
             Ok(_) if outcome.deliver => &mut self.stored,
             Ok(_) => &mut self.duplicate,
-            Err(Error::Unavailable | Error::Internal) => &mut self.failed,
+            Err(Error::Unavailable | Error::NotStored | Error::Internal) => &mut self.failed,
             Err(_) => &mut self.refused,
         };
         *of += 1;
@@ -264,40 +264,59 @@ fn stored(message: NewMessage, placed: Placed) -> Message {
     }
 }
 
+/// Part of a batch.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    messages: &'a [NewMessage],
+    /// An append of it was not answered: whatever comes later, it may be stored.
+    is_unsure: bool,
+}
+
+impl Part<'_> {
+    /// What its messages' callers are told when it has failed: never that a message isn't stored which may be.
+    fn failure(&self, error: Error) -> Error {
+        if self.is_unsure { Error::Unavailable } else { error }
+    }
+
+    fn failed(&self, error: &Error) -> impl Iterator<Item = Outcome> {
+        let failure = self.failure(error.clone());
+        self.messages.iter().map(move |_| Outcome::failed(failure.clone()))
+    }
+}
+
 /// Appends a batch. One that the store refuses is split, in order, until only the guilty message stands alone.
 async fn append_all(lane: &mut dyn AppendLane, messages: &[NewMessage]) -> Vec<Outcome> {
     let mut outcomes = Vec::with_capacity(messages.len());
-    let mut parts = vec![messages];
-    while let Some(part) = parts.pop() {
-        match append_surely(lane, part).await {
-            Ok((found, again)) => outcomes.extend(found.into_iter().map(|outcome| outcome_of(outcome, again))),
-            Err(error) if error == Error::Internal && part.len() > 1 => {
-                let (first, second) = part.split_at(part.len() / 2);
-                parts.extend([second, first]);
+    let mut parts = vec![Part { messages, is_unsure: false }];
+    while let Some(mut part) = parts.pop() {
+        match append_surely(lane, &mut part).await {
+            Ok(found) => outcomes.extend(found.into_iter().map(|outcome| outcome_of(outcome, &part))),
+            Err(Error::Internal) if part.messages.len() > 1 => {
+                let (first, second) = part.messages.split_at(part.messages.len() / 2);
+                parts.extend([second, first].map(|messages| Part { messages, ..part }));
             }
-            Err(Error::Unavailable) => {
-                // The rest would only wait for the same.
-                let left = messages.len() - outcomes.len();
-                outcomes.extend((0..left).map(|_| Outcome::failed(Error::Unavailable)));
-                return outcomes;
+            Err(error) => {
+                outcomes.extend(part.failed(&error));
+                if error != Error::Internal {
+                    // The store is away: the rest would only wait for the same.
+                    parts.drain(..).rev().for_each(|left| outcomes.extend(left.failed(&Error::NotStored)));
+                }
             }
-            Err(error) => outcomes.extend(part.iter().map(|_| Outcome::failed(error.clone()))),
         }
     }
     outcomes
 }
 
-/// Appends, and where the outcome is not known once more before anyone is answered: the ids make that right. Says whether
-/// it took the second time, when what looks like a duplicate may be the first time's own.
-async fn append_surely(lane: &mut dyn AppendLane, part: &[NewMessage]) -> Result<(Vec<AppendOutcome>, bool), Error> {
-    match timed(lane, part).await {
-        Ok(outcomes) => Ok((outcomes, false)),
+/// Appends, and where the outcome is not known once more before anyone is answered: the ids make that right.
+async fn append_surely(lane: &mut dyn AppendLane, part: &mut Part<'_>) -> Result<Vec<AppendOutcome>, Error> {
+    match timed(lane, part.messages).await {
         Err(error) if error.is_unknown_outcome() => {
             metrics::APPEND_UNKNOWN_OUTCOMES.one();
-            tracing::warn!(error = %error, messages = part.len(), "an append's outcome is unknown; appending again");
-            Ok((timed(lane, part).await?, true))
+            tracing::warn!(error = %error, messages = part.messages.len(), "an append's outcome is unknown; appending again");
+            part.is_unsure = true;
+            timed(lane, part.messages).await.map_err(Error::from)
         }
-        Err(error) => Err(error.into()),
+        appended => appended.map_err(Error::from),
     }
 }
 
@@ -308,14 +327,17 @@ async fn timed(lane: &mut dyn AppendLane, part: &[NewMessage]) -> Result<Vec<App
     appended
 }
 
-fn outcome_of(outcome: AppendOutcome, again: bool) -> Outcome {
+fn outcome_of(outcome: AppendOutcome, part: &Part<'_>) -> Outcome {
     match outcome {
         AppendOutcome::Stored { sequence, created_at } => Outcome { result: Ok(Placed { sequence, created_at }), deliver: true },
-        AppendOutcome::Duplicate { sequence, created_at } => Outcome { result: Ok(Placed { sequence, created_at }), deliver: again },
+        // Behind an append that was not answered, what looks like a duplicate may be that one's own.
+        AppendOutcome::Duplicate { sequence, created_at } => {
+            Outcome { result: Ok(Placed { sequence, created_at }), deliver: part.is_unsure }
+        }
         AppendOutcome::Conflict => Outcome::failed(Error::MessageIdTaken),
         AppendOutcome::NotFound => Outcome::failed(Error::ChatNotFound),
         AppendOutcome::Denied => Outcome::failed(Error::Denied),
-        AppendOutcome::Busy => Outcome::failed(Error::Unavailable),
+        AppendOutcome::Busy => Outcome::failed(part.failure(Error::NotStored)),
     }
 }
 

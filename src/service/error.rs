@@ -28,6 +28,8 @@ pub enum Error {
     Overloaded,
     #[error("the server is stopping; connect again")]
     GoingAway,
+    #[error("the message can't be stored now, and was not; send it again with the same id")]
+    NotStored,
     #[error("the store can't be reached; whether this was done is not known, try again with the same id")]
     Unavailable,
     #[error("internal error")]
@@ -49,12 +51,20 @@ impl From<Refusal> for Error {
 /// The one place where a store's error is logged: its text stays here.
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
-        if error.is_unknown_outcome() {
-            tracing::warn!(error = %error, "the store is unavailable");
-            Self::Unavailable
-        } else {
-            tracing::error!(error = %error, "the store failed");
-            Self::Internal
+        match error {
+            StoreError::Unavailable(_) | StoreError::TimedOut(_) => {
+                tracing::warn!(error = %error, "the store is unavailable");
+                Self::Unavailable
+            }
+            // Only lanes say so.
+            StoreError::Unreachable(_) => {
+                tracing::warn!(error = %error, "the store is unavailable");
+                Self::NotStored
+            }
+            StoreError::Refused(_) | StoreError::Corrupt(_) | StoreError::SchemaTooOld => {
+                tracing::error!(error = %error, "the store failed");
+                Self::Internal
+            }
         }
     }
 }

@@ -1,17 +1,19 @@
 //! What the product does, apart from how it is reached: chats, membership, sends, pages, joins.
 
 pub mod append;
-mod background;
 mod chats;
 mod error;
 mod healing;
+mod purge;
+mod sweep;
 
 use std::sync::Arc;
 
-pub use background::{run_purge, run_sweep};
 pub use chats::{ChatPage, ChatWithMembers, CreateChat};
 pub use error::Error;
 pub use healing::run_healer;
+pub use purge::run_purge;
+pub use sweep::run_sweep;
 
 use append::{Appender, Reply, Settled};
 use tokio::sync::{broadcast, mpsc};

@@ -84,12 +84,12 @@ impl World {
         history.len() - 1
     }
 
-    /// Notes an answer; one that says that nothing is known gives the message back, to be sent again.
+    /// Notes an answer; one of a store that is away gives the message back, to be sent again.
     fn settle(&self, at: usize, result: SendResult) -> Checked<Option<NewMessage>> {
         let mut history = self.history.lock().unwrap();
         let record = &mut history[at];
         ensure(record.result.is_none(), || format!("{:?} was answered twice", record.message))?;
-        let again = result == Err(Error::Unavailable);
+        let again = matches!(result, Err(Error::Unavailable | Error::NotStored));
         record.result = Some(result);
         Ok(again.then(|| record.message.clone()))
     }
@@ -246,7 +246,7 @@ fn answers_are_true(history: &[Record], store: &MemoryStore, lanes: usize) -> Ch
                 let there = model.at(message.chat_id, placed.sequence);
                 there.is_some_and(|there| is_of(there, message) && there.created_at == placed.created_at) && !poison
             }
-            Err(Error::Unavailable) => store.was_disturbed(lane_of(message.chat_id, lanes)),
+            Err(Error::Unavailable | Error::NotStored) => store.was_disturbed(lane_of(message.chat_id, lanes)),
             Err(Error::Internal) => poison,
             Err(Error::MessageIdTaken) => stored.is_some_and(|old| old.text != message.text),
             Err(Error::ChatNotFound) => name == "dan" && stored.is_none(),

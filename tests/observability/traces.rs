@@ -6,6 +6,7 @@ use tonic::Request;
 
 use crate::collector::{Collector, Spans};
 use crate::common::process::Process;
+use crate::common::redis_server::{prefix, shared_url};
 use crate::common::*;
 use crate::{metric, until_metric};
 
@@ -86,6 +87,34 @@ async fn a_message_is_followed(on: On, system: &str) {
     until("and the request's", || server.said(&format!("request_id={request_id} ")) == 1).await;
     let text = collector.text();
     assert!(!text.contains(TEXT) && !text.contains("Bearer") && !text.contains("INSERT"), "spans hold neither texts nor tokens nor SQL");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_is_followed_to_the_streams_of_other_nodes() {
+    let (ground, collector) = (Ground::new(On::Postgres).await, Collector::grpc().await);
+    let (redis, prefix, endpoint) = (shared_url(), prefix(), collector.url());
+    let between = ["--redis-url", &redis, "--redis-prefix", &prefix, "--sweep-interval", "1h"];
+    let traced = ["--otlp-endpoint", &endpoint, "--otlp-protocol", "grpc"];
+    let mut nodes = Vec::new();
+    for name in ["one", "other"] {
+        let node = Process::serve(&ground, 0, &[&between[..], &traced[..], &["--otel-service-name", name]].concat()).await;
+        until("nodes reach each other", || node.said("Redis is there") == 1).await;
+        nodes.push(node);
+    }
+    let mut alice = client(&ground, nodes[0].port, &mint("alice", &["user"])).await;
+    let mut bob = client(&ground, nodes[1].port, &mint("bob", &["user"])).await;
+    let chat = new_chat(&mut alice, &["bob"]).await;
+    let mut stream = Stream::joined(&mut bob, &chat, None).await;
+    send(&mut alice, &chat, "1", "01").await;
+    assert_eq!(text_of(&stream.message().await), TEXT);
+    drop(stream);
+    for node in &mut nodes {
+        assert!(node.stop().await.success());
+    }
+    let spans = collector.spans();
+    let (sent, delivery) = (spans.one("service.send_message"), spans.one("stream.deliver"));
+    assert_eq!((sent.service.as_str(), delivery.service.as_str()), ("one", "other"));
+    assert_eq!((delivery.trace.as_str(), &delivery.parent), (TRACE, &sent.id), "{}", spans.tree());
 }
 
 /// A stream's call ends at once, and its frames begin traces that are linked to it.

@@ -4,23 +4,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::CancellationToken;
 
 use super::subscriptions::LinkId;
 use super::{Shared, listener, publisher};
 use crate::client::redis::Server;
 
-/// Messages that wait to be published on a server. Beyond it they are dropped: the sweep of the other nodes brings them.
+/// Messages that wait to be published on a server. What comes beyond is kept ([`super::kept`]).
 const MESSAGES_MAX: usize = 8_192;
-/// Announcements that wait; they go before messages, and wait also while the server is away.
+/// Announcements that wait; they go before messages. What comes beyond is kept likewise.
 const ANNOUNCEMENTS_MAX: usize = 1_024;
 
 /// What is to be published.
 pub(super) struct Frame {
     pub channel: String,
     pub payload: Vec<u8>,
-    /// Of somebody's access: worth to be sent late.
-    pub is_announcement: bool,
+    /// Of a message; `None`: it announces the end of somebody's access.
+    pub sequence: Option<i64>,
 }
 
 pub(super) struct Link {
@@ -69,14 +70,17 @@ impl Link {
         self.publishes.load(Ordering::Relaxed) && self.listens.load(Ordering::Relaxed)
     }
 
-    /// Queues a frame; never waits. Returns whether there was room for it.
-    pub fn publish(&self, frame: Frame) -> bool {
-        let queue = if frame.is_announcement { &self.announcements } else { &self.messages };
-        queue.try_send(frame).is_ok()
+    /// Queues a frame; never waits. Gives it back where the server is away, or there is no room.
+    pub fn publish(&self, frame: Frame) -> Result<(), Frame> {
+        if !self.takes_frames() {
+            return Err(frame);
+        }
+        let queue = if frame.sequence.is_none() { &self.announcements } else { &self.messages };
+        queue.try_send(frame).map_err(TrySendError::into_inner)
     }
 
-    /// Whether a message has a chance to be published soon.
-    pub fn takes_messages(&self) -> bool {
+    /// Whether a frame has a chance to be published soon.
+    pub fn takes_frames(&self) -> bool {
         self.publishes.load(Ordering::Relaxed)
     }
 }

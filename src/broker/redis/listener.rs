@@ -16,6 +16,7 @@ use super::wire::{self, Told, WireError};
 use super::{KEEPALIVE_INTERVAL, STEADY, Shared};
 use crate::broker::Delivery;
 use crate::client::redis::Backoff;
+use crate::observe::trace::Origin;
 
 /// Chats in one pipeline: what is subscribed after a reconnection comes in pieces of this.
 const CHANGES_MAX: usize = 256;
@@ -65,6 +66,9 @@ async fn serve(shared: &Shared, link: &Link, connection: &mut MultiplexedConnect
                 sleep(REFUSAL_PAUSE).await;
             }
             changes = shared.subscriptions.take(link.id, CHANGES_MAX);
+        }
+        if shared.subscriptions.caught_up(link.id) {
+            shared.registry.may_have_missed();
         }
         if !link.listens.swap(true, Ordering::Relaxed) {
             shared.came_up();
@@ -161,9 +165,10 @@ impl Inbox {
         };
         match wire::read(self.shared.origin, chat_id, frame) {
             Ok(Told::Own) => {}
-            Ok(Told::Message(message)) => {
+            Ok(Told::Message(message, traceparent)) => {
                 stats.count_received();
-                self.shared.registry.deliver(Delivery::new(message));
+                let origin = traceparent.as_deref().and_then(Origin::parse);
+                self.shared.registry.deliver(Delivery::traced(message, origin));
             }
             Ok(Told::End(end)) => {
                 stats.count_received();

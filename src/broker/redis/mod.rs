@@ -7,8 +7,10 @@
 //! - [`wire`], [`channels`]: what is said, and where.
 //! - [`subscriptions`]: which chats are listened to.
 //! - [`link`]: one server, with its [`publisher`] and its [`listener`].
+//! - [`kept`]: what couldn't be published, until it can.
 
 mod channels;
+mod kept;
 mod link;
 mod listener;
 mod publisher;
@@ -27,12 +29,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::channels::Channels;
+use self::kept::Kept;
 use self::link::{Frame, Link};
 use self::subscriptions::{Owner, Subscriptions};
 use super::channel::lock;
 use super::{AccessEnd, Broker, BrokerState, BrokerStats, Delivery, Holes, Registry};
 use crate::client::redis::{Server, Servers, Topology, View};
-use crate::model::ChatId;
+use crate::model::{ChatId, Message};
+use crate::observe::trace::Origin;
 
 /// How often a server must show that it lives. With the time that an answer may take, a frozen one is found within 3 s.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
@@ -56,6 +60,7 @@ struct Shared {
     subscriptions: Arc<Subscriptions>,
     servers: Arc<Servers>,
     routes: ArcSwap<Routes>,
+    kept: Kept,
     stats: Arc<BrokerStats>,
     /// Held while the state is found out and told.
     telling: Mutex<()>,
@@ -90,12 +95,14 @@ impl RedisBroker {
             subscriptions,
             servers,
             routes: ArcSwap::default(),
+            kept: Kept::default(),
             stats,
             telling: Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         });
         shared.tasks.spawn(supervise(Arc::clone(&shared)));
+        shared.tasks.spawn(publish_kept(Arc::clone(&shared)));
         (Arc::new(Self { shared }), registry, holes)
     }
 
@@ -112,16 +119,8 @@ impl RedisBroker {
         self.shared.tasks.wait().await;
     }
 
-    fn publish_frame(&self, routes: &Routes, chat_id: ChatId, is_announcement: bool, payload: impl FnOnce(u64) -> Vec<u8>) {
-        let channel = self.shared.channels.name(chat_id);
-        let link = routes.owner(&channel).filter(|link| is_announcement || link.takes_messages());
-        let is_queued = link.is_some_and(|link| {
-            let payload = payload(self.shared.origin);
-            link.publish(Frame { channel, payload, is_announcement })
-        });
-        if !is_queued {
-            self.shared.stats.count_dropped(1);
-        }
+    fn frame(&self, chat_id: ChatId, sequence: Option<i64>, payload: Vec<u8>) -> Frame {
+        Frame { channel: self.shared.channels.name(chat_id), payload, sequence }
     }
 }
 
@@ -136,7 +135,10 @@ impl Broker for RedisBroker {
     async fn publish(&self, messages: Vec<Arc<Delivery>>) {
         let routes = self.shared.routes.load_full();
         for delivery in messages {
-            self.publish_frame(&routes, delivery.message.chat_id, false, |origin| wire::of_message(origin, &delivery.message));
+            let Message { chat_id, sequence, .. } = delivery.message;
+            let traceparent = delivery.origin.as_ref().map(Origin::traceparent);
+            let payload = wire::of_message(self.shared.origin, &delivery.message, traceparent.as_deref());
+            self.shared.publish(&routes, self.frame(chat_id, Some(sequence), payload));
             self.shared.registry.deliver(delivery);
         }
     }
@@ -145,7 +147,7 @@ impl Broker for RedisBroker {
         let (AccessEnd::Removed { chat_id, .. } | AccessEnd::Deleted { chat_id }) = &end;
         self.shared.registry.evict(&end);
         let routes = self.shared.routes.load_full();
-        self.publish_frame(&routes, *chat_id, true, |origin| wire::of_end(origin, &end));
+        self.shared.publish(&routes, self.frame(*chat_id, None, wire::of_end(self.shared.origin, &end)));
     }
 
     async fn listening(&self, chat_id: ChatId) {
@@ -156,6 +158,22 @@ impl Broker for RedisBroker {
 }
 
 impl Shared {
+    /// Queues a frame at the server that its channel belongs to, or keeps it.
+    fn publish(&self, routes: &Routes, frame: Frame) {
+        let queued = match routes.owner(&frame.channel) {
+            Some(link) => link.publish(frame),
+            None => Err(frame),
+        };
+        if let Err(frame) = queued {
+            self.keep(frame);
+        }
+    }
+
+    /// Keeps what couldn't be published, until there is a way for it.
+    fn keep(&self, frame: Frame) {
+        self.stats.count_dropped(self.kept.put(frame));
+    }
+
     /// The chat whose channel a push is about.
     fn chat(&self, data: &[::redis::Value]) -> Option<ChatId> {
         match data.first()? {
@@ -185,6 +203,21 @@ impl Shared {
         let _telling = lock(&self.telling);
         if self.stats.turn(BrokerState::Degraded) {
             tracing::warn!(error = %why, "Redis is away: messages go between nodes when the sweep finds them");
+        }
+    }
+}
+
+/// Publishes what was kept, as soon as it has a way.
+async fn publish_kept(shared: Arc<Shared>) {
+    while shared.stop.run_until_cancelled(shared.kept.due()).await.is_some() {
+        let routes = shared.routes.load_full();
+        let has_way = |channel: &str| routes.owner(channel).is_some_and(|link| link.takes_frames());
+        for frame in shared.kept.take(has_way) {
+            shared.publish(&routes, frame);
+        }
+        if !shared.kept.is_empty() {
+            // Perhaps somebody else has its slots by now.
+            shared.servers.look_again();
         }
     }
 }

@@ -17,11 +17,22 @@ const BATCH_FRAMES_MAX: usize = 256;
 /// How long what waits may still be published when this node stops.
 const FLUSH_DUE: Duration = Duration::from_secs(1);
 
-/// Until the link is stopped.
+/// Until the link is stopped. What it has not published then is kept, for whoever has its chats now.
 pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>, mut waiting: Waiting) {
+    publish_until_stopped(&shared, &link, &mut waiting).await;
+    // Closed first: what is queued meanwhile is given back.
+    waiting.announcements.close();
+    waiting.messages.close();
+    while let Some(frame) = waiting.announcements.recv().await {
+        shared.keep(frame);
+    }
+    while let Some(frame) = waiting.messages.recv().await {
+        shared.keep(frame);
+    }
+}
+
+async fn publish_until_stopped(shared: &Shared, link: &Link, waiting: &mut Waiting) {
     let mut backoff = Backoff::default();
-    // Announcements of which it isn't known whether they were published: once more does no harm.
-    let mut unsure = Vec::new();
     loop {
         let Some(connected) = link.stop.run_until_cancelled(link.server.connect()).await else { return };
         let failure = match connected {
@@ -29,8 +40,11 @@ pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>, mut waiting: Waiti
                 link.publishes.store(true, Ordering::Relaxed);
                 shared.came_up();
                 let since = Instant::now();
-                let ended = serve(&shared, &link, &mut waiting, &mut unsure, &mut connection).await;
+                let mut batch = Vec::new();
+                let ended = serve(shared, link, waiting, &mut batch, &mut connection).await;
                 link.publishes.store(false, Ordering::Relaxed);
+                // Whether it was published isn't known: once more does no harm.
+                batch.into_iter().for_each(|frame| shared.keep(frame));
                 if since.elapsed() >= STEADY {
                     backoff.reset();
                 }
@@ -40,89 +54,77 @@ pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>, mut waiting: Waiti
             Err(error) => error,
         };
         shared.went_away(&link.server, &failure);
-        // By the time that these could be published, the other nodes have read them.
-        shared.stats.count_dropped(waiting.drop_messages());
+        // What was queued before the server was known to be away. A chat's newest message is enough by the time that it is back.
+        while let Some(frame) = waiting.first() {
+            shared.keep(frame);
+        }
         if link.stop.run_until_cancelled(sleep(backoff.next_pause())).await.is_none() {
             return;
         }
     }
 }
 
-/// Until the link is stopped, which is `Ok`, or the connection fails.
+/// Until the link is stopped, which is `Ok`, or the connection fails. What is left in the batch then was perhaps not published.
 async fn serve(
     shared: &Shared,
     link: &Link,
     waiting: &mut Waiting,
-    unsure: &mut Vec<Frame>,
+    batch: &mut Vec<Frame>,
     connection: &mut MultiplexedConnection,
 ) -> Result<(), RedisError> {
     let mut keepalive = interval(KEEPALIVE_INTERVAL);
     keepalive.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut batch = std::mem::take(unsure);
     loop {
-        if !batch.is_empty() {
-            publish(shared, link, connection, &mut batch, unsure).await?;
-        }
         tokio::select! {
             biased;
             () = link.stop.cancelled() => break,
-            () = waiting.next(&mut batch) => {}
+            () = waiting.next(batch) => {}
             // A server that is frozen is found by this, where nothing is published.
             _ = keepalive.tick() => ::redis::cmd("PING").exec_async(connection).await?,
         }
+        if !batch.is_empty() {
+            publish(shared, link, connection, batch).await?;
+        }
+    }
+    // A server that has left the Cluster is not the one to publish what waits.
+    if !shared.stop.is_cancelled() {
+        return Ok(());
     }
     let rest = async {
-        while waiting.take_what_is_there(&mut batch) {
-            publish(shared, link, connection, &mut batch, unsure).await?;
+        while waiting.take_what_is_there(batch) {
+            publish(shared, link, connection, batch).await?;
         }
         Ok::<(), RedisError>(())
     };
     timeout(FLUSH_DUE, rest).await.unwrap_or(Ok(()))
 }
 
-/// Publishes a batch and empties it. Where the connection fails, its announcements become `unsure`.
-async fn publish(
-    shared: &Shared,
-    link: &Link,
-    connection: &mut MultiplexedConnection,
-    batch: &mut Vec<Frame>,
-    unsure: &mut Vec<Frame>,
-) -> Result<(), RedisError> {
+/// Publishes a batch and empties it. What the server refuses because its chat is elsewhere, or soon will be, is kept; what it refuses for
+/// another reason, which it would give again, is dropped. Where the connection fails, the batch stays as it is.
+async fn publish(shared: &Shared, link: &Link, connection: &mut MultiplexedConnection, batch: &mut Vec<Frame>) -> Result<(), RedisError> {
     let command = if link.is_sharded { "SPUBLISH" } else { "PUBLISH" };
     let mut pipeline = Pipeline::with_capacity(batch.len());
     for frame in batch.iter() {
         pipeline.cmd(command).arg(frame.channel.as_str()).arg(frame.payload.as_slice());
     }
-    let answered = connection.send_packed_commands(&pipeline, 0, batch.len()).await;
-    let sent = batch.len();
-    match answered {
-        Ok(answers) => {
-            batch.clear();
-            let mut refusals = answers.into_iter().filter_map(|answer| match answer {
-                Value::ServerError(error) => Some(error),
-                _ => None,
-            });
-            let Some(first) = refusals.next() else {
-                shared.stats.count_published(sent);
-                return Ok(());
-            };
-            let refused = 1 + refusals.count();
-            shared.stats.count_published(sent - refused.min(sent));
-            shared.stats.count_dropped(refused);
-            let error = RedisError::from(first);
-            if is_passing(&error) {
-                shared.servers.look_again();
-                Ok(())
-            } else {
-                Err(error)
-            }
-        }
-        Err(error) => {
-            shared.stats.count_dropped(sent);
-            unsure.extend(batch.drain(..).filter(|frame| frame.is_announcement));
-            Err(error)
+    let answers = connection.send_packed_commands(&pipeline, 0, batch.len()).await?;
+    let (mut published, mut failure) = (0, None);
+    for (frame, answer) in batch.drain(..).zip(answers) {
+        let Value::ServerError(error) = answer else {
+            published += 1;
+            continue;
+        };
+        let error = RedisError::from(error);
+        if is_passing(&error) {
+            shared.servers.look_again();
+            shared.keep(frame);
+        } else {
+            shared.stats.count_dropped(1);
+            failure = failure.or(Some(error));
         }
     }
+    shared.stats.count_published(published);
+    failure.map_or(Ok(()), Err)
 }
 
 /// Whether a refusal says that the slot is elsewhere, or will soon be: then the connection is good, and the topology old.
@@ -154,18 +156,18 @@ impl Waiting {
         self.take_what_is_there(batch);
     }
 
-    /// Announcements first. Returns whether the batch has anything.
+    /// Returns whether the batch has anything.
     fn take_what_is_there(&mut self, batch: &mut Vec<Frame>) -> bool {
         while batch.len() < BATCH_FRAMES_MAX
-            && let Some(next) = self.announcements.try_recv().or_else(|_| self.messages.try_recv()).ok()
+            && let Some(next) = self.first()
         {
             batch.push(next);
         }
         !batch.is_empty()
     }
 
-    /// Returns how many there were.
-    fn drop_messages(&mut self) -> usize {
-        std::iter::from_fn(|| self.messages.try_recv().ok()).count()
+    /// What is to be published next: announcements first.
+    fn first(&mut self) -> Option<Frame> {
+        self.announcements.try_recv().or_else(|_| self.messages.try_recv()).ok()
     }
 }

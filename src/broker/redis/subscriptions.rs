@@ -44,6 +44,8 @@ struct LinkState {
     subscribed: HashSet<ChatId>,
     /// Chats to look at.
     noted: BTreeSet<ChatId>,
+    /// Among them are some that had streams here before this link listened to them: what was published meanwhile didn't come.
+    is_behind: bool,
     changed: Arc<Notify>,
 }
 
@@ -73,6 +75,7 @@ impl Subscriptions {
         for (id, link) in &mut state.links {
             let moved = link.subscribed.iter().filter(|chat_id| (state.owner)(**chat_id) != Some(*id));
             link.noted.extend(moved);
+            link.is_behind |= link.noted.iter().any(|chat_id| !link.subscribed.contains(chat_id));
             link.changed.notify_one();
         }
     }
@@ -84,6 +87,7 @@ impl Subscriptions {
         link.is_up = true;
         link.subscribed.clear();
         link.noted = state.wanted.keys().copied().filter(|chat_id| (state.owner)(*chat_id) == Some(id)).collect();
+        link.is_behind = !link.noted.is_empty();
     }
 
     /// A link has lost its connection. Nobody waits for it.
@@ -140,6 +144,11 @@ impl Subscriptions {
             // The server answers for a channel that it doesn't have as for one that it had.
             (Change::Unsubscribe(_), _) => {}
         }
+    }
+
+    /// Whether a link now listens to everything, having been behind; told once.
+    pub fn caught_up(&self, id: LinkId) -> bool {
+        self.state().links.get_mut(&id).is_some_and(|link| link.noted.is_empty() && std::mem::take(&mut link.is_behind))
     }
 
     /// Whether the server has confirmed it and wasn't told otherwise.
@@ -257,6 +266,33 @@ mod tests {
         assert_eq!(pieces.each_ref().map(Vec::len), [4, 4, 2]);
         chats.sort();
         assert_eq!(pieces.concat(), chats.into_iter().map(Change::Subscribe).collect::<Vec<_>>());
+    }
+
+    fn subscribe_all(subscriptions: &Subscriptions, id: LinkId) {
+        for change in subscriptions.take(id, ALL) {
+            subscriptions.settled(id, change, true);
+        }
+    }
+
+    #[test]
+    fn a_link_that_has_come_late_to_chats_says_once_that_it_has_caught_up() {
+        let (subscriptions, chat) = connected();
+        subscriptions.begins(chat);
+        subscribe_all(&subscriptions, 1);
+        assert!(!subscriptions.caught_up(1), "the join has read what was before");
+        subscriptions.lost(1);
+        subscriptions.connected(1);
+        assert!(!subscriptions.caught_up(1), "not before it listens");
+        subscribe_all(&subscriptions, 1);
+        assert_eq!([subscriptions.caught_up(1), subscriptions.caught_up(1)], [true, false]);
+
+        subscriptions.reroute(&[1, 2], on(1));
+        subscriptions.connected(2);
+        subscribe_all(&subscriptions, 1);
+        assert!(!subscriptions.caught_up(1) && !subscriptions.caught_up(2), "nothing has moved");
+        subscriptions.reroute(&[1, 2], on(2));
+        subscribe_all(&subscriptions, 2);
+        assert!(subscriptions.caught_up(2), "a slot has");
     }
 
     #[test]

@@ -5,9 +5,10 @@
 //! | 1 | version, 1 |
 //! | 1 | kind: 1 a message, 2 somebody was removed, 3 the chat was deleted |
 //! | 8 | which node sends: what comes back to it is thrown away unread |
-//! | … | message: sequence (8), created_at in µs (8), sender, client_message_id, text; removed: user; deleted: nothing |
+//! | … | message: sequence (8), created_at in µs (8), sender, client_message_id, text, traceparent; removed: user; deleted: nothing |
 //!
-//! Numbers are big-endian; a text is its length (4) and its UTF-8. The chat is the channel's. A node throws away a version that it doesn't
+//! Numbers are big-endian; a text is its length (4) and its UTF-8. The chat is the channel's. W3C's `traceparent` of what has sent a message
+//! is there where its trace is sampled; else the frame ends before it. A node throws away a version that it doesn't
 //! know: while nodes of two versions run side by side, they reach each other by the sweep.
 
 use crate::broker::AccessEnd;
@@ -19,13 +20,16 @@ const REMOVED: u8 = 2;
 const DELETED: u8 = 3;
 /// The longest frame: more than the longest text, ids and numbers take.
 const FRAME_BYTES_MAX: usize = 32 * 1024;
+/// Of a `traceparent`: its version, the trace, the span and flags.
+const TRACEPARENT_BYTES: usize = 55;
 
 /// What a frame holds.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Told {
     /// By this node itself.
     Own,
-    Message(Message),
+    /// With the `traceparent` of what has sent it.
+    Message(Message, Option<String>),
     End(AccessEnd),
 }
 
@@ -36,11 +40,11 @@ pub(super) enum WireError {
     Malformed,
 }
 
-pub(super) fn of_message(origin: u64, message: &Message) -> Vec<u8> {
-    let mut frame = start(MESSAGE, origin, message.weight());
+pub(super) fn of_message(origin: u64, message: &Message, traceparent: Option<&str>) -> Vec<u8> {
+    let mut frame = start(MESSAGE, origin, message.weight() + traceparent.map_or(0, str::len));
     frame.extend(message.sequence.to_be_bytes());
     frame.extend(message.created_at.as_micros().to_be_bytes());
-    for text in [message.sender_id.as_str(), &message.client_message_id, &message.text] {
+    for text in [message.sender_id.as_str(), &message.client_message_id, &message.text].into_iter().chain(traceparent) {
         put(&mut frame, text);
     }
     frame
@@ -72,14 +76,17 @@ pub(super) fn read(own: u64, chat_id: ChatId, frame: &[u8]) -> Result<Told, Wire
         return Ok(Told::Own);
     }
     let told = match kind {
-        MESSAGE => Told::Message(Message {
-            chat_id,
-            sequence: rest.sequence()?,
-            created_at: Timestamp::from_micros(i64::from_be_bytes(rest.array::<8>()?)),
-            sender_id: rest.user()?,
-            client_message_id: rest.text()?.to_owned(),
-            text: rest.text()?.to_owned(),
-        }),
+        MESSAGE => {
+            let message = Message {
+                chat_id,
+                sequence: rest.sequence()?,
+                created_at: Timestamp::from_micros(i64::from_be_bytes(rest.array::<8>()?)),
+                sender_id: rest.user()?,
+                client_message_id: rest.text()?.to_owned(),
+                text: rest.text()?.to_owned(),
+            };
+            Told::Message(message, rest.traceparent()?)
+        }
         REMOVED => Told::End(AccessEnd::Removed { chat_id, user_id: rest.user()? }),
         DELETED => Told::End(AccessEnd::Deleted { chat_id }),
         _ => return Err(WireError::UnknownVersion),
@@ -116,6 +123,14 @@ impl<'a> Rest<'a> {
     fn text(&mut self) -> Result<&'a str, WireError> {
         let length = usize::try_from(u32::from_be_bytes(self.array::<4>()?)).map_err(|_| WireError::Malformed)?;
         std::str::from_utf8(self.take(length)?).map_err(|_| WireError::Malformed)
+    }
+
+    fn traceparent(&mut self) -> Result<Option<String>, WireError> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let text = self.text()?;
+        if text.len() == TRACEPARENT_BYTES { Ok(Some(text.to_owned())) } else { Err(WireError::Malformed) }
     }
 
     fn user(&mut self) -> Result<UserId, WireError> {
@@ -156,7 +171,9 @@ mod tests {
         let long = |chars| "🙂".repeat(chars);
         let (sender, id) = (long(limits::USER_ID_CHARS_MAX), long(64));
         let message = message(chat, i64::MAX, &sender, &id, &long(4_096));
-        assert_eq!(read(US, chat, &of_message(THEM, &message)), Ok(Told::Message(message)));
+        let traceparent = "0".repeat(TRACEPARENT_BYTES);
+        let frame = of_message(THEM, &message, Some(&traceparent));
+        assert_eq!(read(US, chat, &frame), Ok(Told::Message(message, Some(traceparent))));
     }
 
     #[test]
@@ -180,16 +197,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_message_arrives_as_it_was_sent(sequence in 1_i64.., sender in "[^\0]{1,128}", id in ".{0,64}", text in ".{0,200}") {
+        fn a_message_arrives_as_it_was_sent(
+            sequence in 1_i64.., sender in "[^\0]{1,128}", id in ".{0,64}", text in ".{0,200}",
+            traceparent in prop::option::of("00-[0-9a-f]{32}-[0-9a-f]{16}-01")
+        ) {
             let chat = ChatId::generate();
             let message = message(chat, sequence, &sender, &id, &text);
-            prop_assert_eq!(read(US, chat, &of_message(THEM, &message)), Ok(Told::Message(message)));
+            let frame = of_message(THEM, &message, traceparent.as_deref());
+            prop_assert_eq!(read(US, chat, &frame), Ok(Told::Message(message, traceparent)));
         }
 
         #[test]
         fn a_frame_that_is_cut_or_longer_is_refused(text in ".{0,20}", at in 0_usize..80, more in prop::collection::vec(any::<u8>(), 1..9)) {
             let chat = ChatId::generate();
-            let frame = of_message(THEM, &message(chat, 1, "alice", "1", &text));
+            let frame = of_message(THEM, &message(chat, 1, "alice", "1", &text), None);
             prop_assert_eq!(read(US, chat, &frame[..at.min(frame.len() - 1)]), Err(WireError::Malformed));
             prop_assert_eq!(read(US, chat, &[frame, more].concat()), Err(WireError::Malformed));
         }

@@ -32,10 +32,10 @@ impl PostgresLane {
     pub async fn connect(&mut self) -> Result<&mut PgConnection> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
-            // Whatever refuses a connection, a password that is being changed among it, nothing is known of the batch, and later it may go.
+            // Whatever refuses a connection, a password that is being changed among it: nothing was asked for, and later it may go.
             None => match tokio::time::timeout(CONNECT_TIMEOUT, self.options.connect()).await {
-                Ok(connected) => connected.map_err(StoreError::Unavailable)?,
-                Err(_) => return Err(StoreError::TimedOut(CONNECT_TIMEOUT)),
+                Ok(connected) => connected.map_err(StoreError::Unreachable)?,
+                Err(_) => return Err(StoreError::Unreachable(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))),
             },
         };
         Ok(self.connection.insert(connection))

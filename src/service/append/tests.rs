@@ -1,3 +1,4 @@
+use std::collections::VecDeque;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
@@ -7,11 +8,21 @@ use crate::broker::AccessEnd;
 use crate::model::{Sender, SystemRole, UserId};
 use crate::repository::{Result as StoreResult, StoreError};
 
-/// A store that loses as many answers as it is told, refuses poison, and notes the batches that it got.
+/// What becomes of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    /// It stores and then answers nothing.
+    AnswerLost,
+    /// The chats can't be locked.
+    Busy,
+    /// No connection can be had.
+    Unreachable,
+}
+
+/// A store whose first calls end as they are told, that refuses poison, and notes the batches that it got.
 #[derive(Default)]
 struct ScriptedLane {
-    /// Calls that store and then answer nothing.
-    lost_answers: usize,
+    script: VecDeque<Call>,
     stored: Vec<String>,
     calls: Arc<Mutex<Vec<Vec<String>>>>,
 }
@@ -23,6 +34,12 @@ impl AppendLane for ScriptedLane {
         if batch.iter().any(|m| m.text == "poison") {
             return Err(StoreError::Refused(sqlx::Error::RowNotFound));
         }
+        let call = self.script.pop_front();
+        match call {
+            Some(Call::Unreachable) => return Err(StoreError::Unreachable(sqlx::Error::PoolTimedOut)),
+            Some(Call::Busy) => return Ok(batch.iter().map(|_| AppendOutcome::Busy).collect()),
+            Some(Call::AnswerLost) | None => {}
+        }
         let outcomes = batch
             .iter()
             .map(|message| match self.stored.iter().position(|id| *id == message.client_message_id) {
@@ -33,11 +50,10 @@ impl AppendLane for ScriptedLane {
                 }
             })
             .collect();
-        if self.lost_answers > 0 {
-            self.lost_answers -= 1;
-            return Err(StoreError::TimedOut(std::time::Duration::ZERO));
+        match call {
+            Some(Call::AnswerLost) => Err(StoreError::TimedOut(std::time::Duration::ZERO)),
+            Some(Call::Busy | Call::Unreachable) | None => Ok(outcomes),
         }
-        Ok(outcomes)
     }
 }
 
@@ -50,6 +66,10 @@ impl Broker for RecordingBroker {
         self.0.lock().unwrap().extend(messages.iter().map(|d| d.message.sequence));
     }
     async fn announce(&self, _: AccessEnd) {}
+}
+
+fn scripted(script: &[Call]) -> ScriptedLane {
+    ScriptedLane { script: script.iter().copied().collect(), ..ScriptedLane::default() }
 }
 
 fn message(chat_id: ChatId, text: &str) -> NewMessage {
@@ -105,8 +125,7 @@ async fn a_poison_message_fails_alone() {
 
 #[tokio::test]
 async fn a_lost_answer_is_asked_for_again_before_anyone_is_answered() {
-    let lane = ScriptedLane { lost_answers: 1, ..ScriptedLane::default() };
-    let (results, published) = send_all(lane, &["a", "b"]).await;
+    let (results, published) = send_all(scripted(&[Call::AnswerLost]), &["a", "b"]).await;
     assert_eq!(sequences(&results), [Some(1), Some(2)]);
     assert_eq!(published, [1, 2], "stored the first time, published the second");
 }
@@ -114,7 +133,7 @@ async fn a_lost_answer_is_asked_for_again_before_anyone_is_answered() {
 #[tokio::test]
 async fn behind_a_lost_answer_the_broker_still_gets_the_order_of_sequences_and_each_once() {
     let stored = vec!["id of old".to_owned()];
-    let lane = ScriptedLane { lost_answers: 1, stored, ..ScriptedLane::default() };
+    let lane = ScriptedLane { stored, ..scripted(&[Call::AnswerLost]) };
     let (results, published) = send_all(lane, &["new", "old", "new"]).await;
     assert_eq!(sequences(&results), [Some(2), Some(1), Some(2)]);
     assert_eq!(published, [1, 2]);
@@ -122,10 +141,36 @@ async fn behind_a_lost_answer_the_broker_still_gets_the_order_of_sequences_and_e
 
 #[tokio::test]
 async fn an_answer_lost_twice_is_unavailable_for_everyone_in_the_batch() {
-    let lane = ScriptedLane { lost_answers: 2, ..ScriptedLane::default() };
-    let (results, published) = send_all(lane, &["a", "b"]).await;
+    let (results, published) = send_all(scripted(&[Call::AnswerLost, Call::AnswerLost]), &["a", "b"]).await;
     assert_eq!(results, [Err(Error::Unavailable), Err(Error::Unavailable)]);
     assert!(published.is_empty());
+}
+
+#[tokio::test]
+async fn behind_a_lost_answer_nothing_says_that_a_message_is_not_stored() {
+    for second in [Call::Busy, Call::Unreachable] {
+        let (results, _) = send_all(scripted(&[Call::AnswerLost, second]), &["a", "b"]).await;
+        assert_eq!(results, [Err(Error::Unavailable), Err(Error::Unavailable)], "{second:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_surely_not_stored_is_told_so() {
+    for first in [Call::Busy, Call::Unreachable] {
+        let lane = scripted(&[first]);
+        let calls = Arc::clone(&lane.calls);
+        let (results, published) = send_all(lane, &["a", "b"]).await;
+        assert_eq!(results, [Err(Error::NotStored), Err(Error::NotStored)], "{first:?}");
+        assert!(published.is_empty() && calls.lock().unwrap().len() == 1);
+    }
+}
+
+#[tokio::test]
+async fn of_a_batch_that_was_split_what_was_never_tried_is_not_stored() {
+    // The batch is refused for its poison; of its first half no answer comes, twice.
+    let lane = scripted(&[Call::AnswerLost, Call::AnswerLost]);
+    let (results, _) = send_all(lane, &["a", "b", "c", "poison"]).await;
+    assert_eq!(results, [Error::Unavailable, Error::Unavailable, Error::NotStored, Error::NotStored].map(Err));
 }
 
 #[tokio::test]

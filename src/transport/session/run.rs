@@ -253,7 +253,7 @@ where
                 return Err(status::refused(Refused::FirstFrameLate));
             }
             Input::Evicted(evictions) => self.evicted(evictions),
-            Input::Settled(settled) => self.settled(settled),
+            Input::Settled(settled) => self.settled(settled)?,
             Input::Done(done) => {
                 self.task = None;
                 self.done(done)?;
@@ -420,13 +420,16 @@ where
         self.reject(pb::FrameKind::RefreshToken, String::new(), String::new(), &status::refused(refused));
     }
 
-    fn settled(&mut self, settled: Settled) {
+    /// What is rejected has no place in the chat's order. Of a send whose outcome isn't known that can't be said: it ends the stream.
+    fn settled(&mut self, settled: Settled) -> Result<(), Status> {
         self.unsettled -= 1;
         let Settled { chat_id, client_message_id, result } = settled;
         self.outbox.settle(match result {
             Ok(placed) => frames::acknowledged(chat_id, client_message_id, placed),
+            Err(error @ Error::Unavailable) => return Err(status::of_error(&error)),
             Err(error) => rejected(pb::FrameKind::Send, chat_id.to_string(), client_message_id, &status::of_error(&error)),
         });
+        Ok(())
     }
 
     fn done(&mut self, done: Done) -> Result<(), Status> {

@@ -7,7 +7,7 @@ pub struct Cursor {
     delivered: i64,
     /// Messages are missing: what the channel brings doesn't count until they are read.
     behind: bool,
-    /// Where delivery may end.
+    /// Where delivery ends: what lies behind it isn't delivered, even while the stream's other chats are still on their way.
     until: Option<i64>,
 }
 
@@ -34,7 +34,7 @@ impl Cursor {
 
     /// A message came through the channel.
     pub fn receive(&mut self, sequence: i64) -> Verdict {
-        if self.behind || sequence <= self.delivered {
+        if self.behind || self.is_done() || sequence <= self.delivered {
             return Verdict::Drop;
         }
         if sequence == self.delivered + 1 {
@@ -47,12 +47,12 @@ impl Cursor {
 
     /// The channel has dropped messages.
     pub fn lagged(&mut self) {
-        self.behind = true;
+        self.behind = !self.is_done();
     }
 
     /// A message was read from the repository. `None`: the repository itself has a hole.
     pub fn read(&mut self, sequence: i64) -> Option<Verdict> {
-        if sequence <= self.delivered {
+        if self.is_done() || sequence <= self.delivered {
             return Some(Verdict::Drop);
         }
         (sequence == self.delivered + 1).then(|| {
@@ -63,13 +63,13 @@ impl Cursor {
 
     /// A page was read to its end; the chat stood at `last_sequence`.
     pub fn page_done(&mut self, last_sequence: i64) {
-        self.behind = self.delivered < last_sequence;
+        self.behind = self.delivered < self.until.map_or(last_sequence, |until| until.min(last_sequence));
     }
 
     /// Deliver up to this and no further.
     pub fn end_at(&mut self, last_sequence: i64) {
         self.until = Some(last_sequence);
-        self.behind |= self.delivered < last_sequence;
+        self.behind = self.delivered < last_sequence;
     }
 
     /// Whether everything up to the end was delivered.
@@ -102,6 +102,30 @@ mod tests {
         assert_eq!(cursor.read(2), None);
     }
 
+    #[test]
+    fn behind_its_end_nothing_is_delivered_from_the_channel_or_the_repository() {
+        let mut cursor = Cursor::new(2, 2);
+        cursor.end_at(4);
+        assert!(cursor.is_behind(), "what is missing up to the end is read");
+        let read: Vec<_> = (3..=6).map(|sequence| cursor.read(sequence)).collect();
+        assert_eq!(read, [Verdict::Deliver, Verdict::Deliver, Verdict::Drop, Verdict::Drop].map(Some));
+        cursor.page_done(6);
+        assert!(cursor.is_done() && !cursor.is_behind(), "and no more than that");
+        assert_eq!((cursor.receive(5), cursor.receive(7)), (Verdict::Drop, Verdict::Drop));
+        cursor.lagged();
+        assert_eq!((cursor.is_behind(), cursor.delivered()), (false, 4));
+    }
+
+    #[test]
+    fn a_hole_before_the_end_is_read_whatever_lies_behind_the_end() {
+        let mut cursor = Cursor::new(2, 2);
+        cursor.end_at(4);
+        // A page that was asked for before the end was known, of when there was nothing more.
+        cursor.page_done(2);
+        assert_eq!(cursor.receive(7), Verdict::Drop);
+        assert!(cursor.is_behind());
+    }
+
     proptest! {
         /// Whatever fan-out drops, repeats or swaps, a stream that reads when it is behind gets 1, 2, 3, … each once.
         #[test]
@@ -128,10 +152,20 @@ mod tests {
                     _ => if cursor.is_behind() { read(&mut cursor, &mut got, stored, number)?; },
                 }
             }
-            cursor.end_at(stored);
-            while cursor.is_behind() { read(&mut cursor, &mut got, stored, 7)?; }
+            let end = stored;
+            cursor.end_at(end);
+            for _ in 0..3 {
+                stored += 1;
+                if cursor.receive(stored) == Verdict::Deliver { got.push(stored); }
+            }
+            while cursor.is_behind() {
+                for sequence in cursor.delivered() + 1..=stored.min(cursor.delivered() + 7) {
+                    if cursor.read(sequence) == Some(Verdict::Deliver) { got.push(sequence); }
+                }
+                cursor.page_done(stored);
+            }
             prop_assert!(cursor.is_done());
-            prop_assert_eq!(got, (start + 1..=stored).collect::<Vec<_>>());
+            prop_assert_eq!(got, (start + 1..=end).collect::<Vec<_>>());
         }
     }
 }

@@ -248,7 +248,7 @@ fn a_senders_messages_stored_in_another_order_are_reordered() {
     assert_eq!(found(records.clone()), (0, 0, 1, 0, 0));
     // A refused send has no place in the order: its retry is a new send.
     let at = records.iter().position(|record| matches!(record, Record::Acknowledged { .. })).unwrap();
-    let (code, reason, id) = ("Unavailable".into(), "STORE_UNAVAILABLE".into(), Some("m1".into()));
+    let (code, reason, id) = ("Unavailable".into(), "NOT_STORED".into(), Some("m1".into()));
     records.insert(at, Record::Rejected { via: SENDER, chat: 0, id, code, reason, probe: false });
     assert_eq!(found(records), (0, 0, 0, 0, 0));
 }
