@@ -88,7 +88,9 @@ pub fn refused(refused: Refused) -> Status {
         Refused::FirstFrameLate => (Code::DeadlineExceeded, "FIRST_FRAME_LATE", "no valid frame came within 10 seconds"),
         Refused::StreamJoined => (Code::AlreadyExists, "ALREADY_JOINED", "the stream has joined this chat already"),
         Refused::StreamNotJoined => (Code::NotFound, "NOT_JOINED", "the stream has not joined this chat"),
-        Refused::TooManyChats => (Code::ResourceExhausted, "TOO_MANY_CHATS", "a stream joins at most 128 chats; open another stream"),
+        Refused::TooManyChats => {
+            (Code::ResourceExhausted, "TOO_MANY_CHATS", "a stream joins at most 128 chats; leave one, or join on another stream")
+        }
         Refused::TokenOfAnother => {
             (Code::PermissionDenied, "TOKEN_OF_ANOTHER", "the new token is of another user or kind of role; open a new stream with it")
         }
@@ -123,7 +125,8 @@ pub fn refused(refused: Refused) -> Status {
     };
     let retry = match refused {
         Refused::RateLimited(wait) => Some(wait),
-        Refused::AuthUnavailable | Refused::AuthOverloaded => Some(RETRY_AFTER),
+        // The join works as soon as it is made on another stream.
+        Refused::AuthUnavailable | Refused::AuthOverloaded | Refused::TooManyChats => Some(RETRY_AFTER),
         _ => None,
     };
     status(code, message, reason, retry)
@@ -192,6 +195,17 @@ mod tests {
         let details = refused(Refused::RateLimited(wait)).get_error_details();
         assert_eq!(details.error_info().map(|info| info.reason.as_str()), Some("RATE_LIMITED"));
         assert_eq!(details.retry_info().and_then(|retry| retry.retry_delay), Some(wait));
+    }
+
+    #[test]
+    fn whatever_is_exhausted_or_unavailable_says_when_to_try_again() {
+        let errors = [Error::Overloaded, Error::GoingAway, Error::Unavailable].map(|error| of_error(&error));
+        let wait = Duration::from_millis(1);
+        let refusals = [Refused::AuthUnavailable, Refused::AuthOverloaded, Refused::TooManyChats, Refused::RateLimited(wait)].map(refused);
+        for status in errors.into_iter().chain(refusals) {
+            assert!(matches!(status.code(), Code::ResourceExhausted | Code::Unavailable), "{status:?}");
+            assert!(status.get_error_details().retry_info().is_some_and(|retry| retry.retry_delay.is_some()), "{status:?}");
+        }
     }
 
     #[test]

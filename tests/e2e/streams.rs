@@ -7,6 +7,7 @@ use chat_service::pb::chat::v1::connect_chat_response::Event;
 use chat_service::pb::chat::v1::*;
 use chat_service::transport::session::outbox;
 use tonic::Code;
+use tonic_types::StatusExt;
 
 use crate::common::*;
 use crate::{get, on_both_stores};
@@ -182,7 +183,9 @@ async fn one_stream_carries_many_chats(on: On) {
     for _ in 1..128 {
         assert!(matches!(stream.event().await, Event::Joined(_)));
     }
-    assert_eq!(rejected_code(&stream.rejected().await), Code::ResourceExhausted, "the 129th");
+    let one_too_many = refusal(&stream.rejected().await);
+    assert_eq!((one_too_many.code(), reason(&one_too_many)), (Code::ResourceExhausted, "TOO_MANY_CHATS".into()), "the 129th");
+    assert!(one_too_many.get_error_details().retry_info().is_some(), "and it says when to try again");
     for chat in &chats[..128] {
         alice.send_message(send_request(chat, "1", "x")).await.unwrap();
     }
