@@ -86,17 +86,24 @@ pub fn routes<H: Health>(options: RouteOptions<H>) -> Result<impl HttpService + 
     let limit_address = AddressLimit { inner: service, limiter: Arc::clone(&limiter), trusted_proxies: Arc::clone(&trusted_proxies) };
     let calls = CatchPanic(Log(limit_address));
     let gateway = Arc::new(Gateway::new()?);
-    let direct = Direct { gateway: Arc::clone(&gateway), assets: Arc::new(Assets::new()), minting: options.minting };
+    let origins = options.origins;
+    let direct =
+        Direct { gateway: Arc::clone(&gateway), assets: Arc::new(Assets::new()), origins: Arc::clone(&origins), minting: options.minting };
     let direct = AddressLimit { inner: direct, limiter: Arc::clone(&limiter), trusted_proxies: Arc::clone(&trusted_proxies) };
-    let origins = Arc::clone(&options.origins);
     let dispatch = Dispatch {
-        websocket: WebSocket { calls: calls.clone(), origins, limiter, trusted_proxies },
+        websocket: WebSocket {
+            calls: calls.clone(),
+            origins: Arc::clone(&origins),
+            limiter,
+            trusted_proxies,
+            gateway: Arc::clone(&gateway),
+        },
         grpc_web: GrpcWeb { calls: calls.clone() },
         grpc: calls,
         direct: CatchPanic(Log(direct)),
         gateway,
     };
-    Ok(Cors { inner: dispatch, origins: options.origins })
+    Ok(Cors { inner: dispatch, origins })
 }
 
 /// Puts a stream's real body in, and says in this service's words what tonic said in its own.
