@@ -169,7 +169,10 @@ impl Service<Request<Body>> for Direct {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         match self.minting.clone().filter(|_| !is_preflight(&request) && DevToken::answers(&request)) {
-            Some(minting) => Either::Right(Box::pin(async move { Ok(minting.answer(request).await) })),
+            Some(minting) => {
+                let gateway = Arc::clone(&self.gateway);
+                Either::Right(Box::pin(async move { Ok(minting.answer(request, &gateway).await) }))
+            }
             None => Either::Left(answered(Ok(self.answer(&request)))),
         }
     }
