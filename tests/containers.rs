@@ -184,6 +184,7 @@ fn the_stack_is_on_loopback_pinned_and_has_no_passwords_of_its_own() {
         }
         let stays = service.keys.contains_key("restart");
         assert_eq!(stays, service.keys.contains_key("healthcheck.test"), "{name}: what stays has a health check");
+        assert_eq!(stays, service.keys.contains_key("logging"), "{name}: what stays has a bound for its log");
     }
     let count = hosts.len();
     hosts.sort_unstable();

@@ -12,12 +12,19 @@ use chat_service::repository::ChatRepository;
 use chat_service::repository::postgres::{PostgresOptions, PostgresStore};
 use common::process::{Overheard, Said, binary};
 use common::*;
+use futures_util::StreamExt;
 use futures_util::future::join_all;
 use sqlx::Connection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
+use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 
 /// The server's address in a PostgreSQL URL, and the URL by way of another port of this machine.
 fn by_way_of(url: &str, port: u16) -> (SocketAddr, String) {
@@ -165,4 +172,43 @@ async fn a_deletion_that_a_stream_finds_by_itself_is_told_as_one() {
         Event::Left(left) => assert_eq!((left.chat_id.as_str(), left.reason()), (chat.as_str(), LeftReason::Deleted)),
         other => panic!("not left: {other:?}"),
     }
+}
+
+/// Longer than any test waits: a stop that waits for it fails.
+const NEVER: [&str; 2] = ["--shutdown-timeout", "10m"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_waits_neither_for_watches_of_health_nor_for_reflection() {
+    let server = TestServer::start_on(Ground::new(On::Sqlite).await, &NEVER).await;
+    let channel = within(endpoint(&server.ground.path("certs/ca.pem"), server.port).connect()).await.unwrap();
+    let mut statuses = within(HealthClient::new(channel.clone()).watch(HealthCheckRequest::default())).await.unwrap().into_inner();
+    within(statuses.message()).await.unwrap().unwrap();
+    let list = ServerReflectionRequest { host: String::new(), message_request: Some(MessageRequest::ListServices(String::new())) };
+    let requests = futures_util::stream::iter([list]).chain(futures_util::stream::pending());
+    let mut answers = within(ServerReflectionClient::new(channel).server_reflection_info(requests)).await.unwrap().into_inner();
+    within(answers.message()).await.unwrap().unwrap();
+
+    server.begin_stop();
+    let end = within(answers.message()).await.unwrap_err();
+    assert_eq!((end.code(), reason(&end)), (Code::Unavailable, "GOING_AWAY".into()));
+    server.stopped().await;
+    let end = loop {
+        match within(statuses.message()).await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("a stop ends watches with a reason"),
+            Err(end) => break end,
+        }
+    };
+    assert_eq!((end.code(), reason(&end)), (Code::Unavailable, "GOING_AWAY".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_does_not_wait_for_a_watch_that_is_not_read() {
+    let server = TestServer::start_on(Ground::new(On::Sqlite).await, &NEVER).await;
+    let endpoint = endpoint(&server.ground.path("certs/ca.pem"), server.port).initial_stream_window_size(0);
+    let channel = within(endpoint.connect()).await.unwrap();
+    // Its header comes, and nothing behind it may.
+    let _statuses = within(HealthClient::new(channel).watch(HealthCheckRequest::default())).await.unwrap();
+    server.begin_stop();
+    server.stopped().await;
 }

@@ -63,11 +63,11 @@ pub struct Sampling {
     pub ratio: f64,
 }
 
-/// The collector, and what it gets. Its address may hold credentials.
+/// The collector, and what it gets. The address's path may hold a key.
 #[derive(Clone)]
 pub struct Collector {
     pub protocol: Protocol,
-    /// Over HTTP with the path.
+    /// Over HTTP with the path. Without a user or a password.
     pub address: Uri,
     pub certificate: Option<PathBuf>,
     pub export_due: Duration,
@@ -95,6 +95,11 @@ impl Collector {
         let address = address.parse::<Uri>().ok().filter(|address| matches!(address.scheme_str(), Some("http" | "https")));
         let address =
             address.ok_or_else(|| wrong(setting, "it is no http or https address".into(), "set it to one like http://localhost:4318"))?;
+        // An address is shown in places where no secret belongs, and exporters don't turn its user into a header.
+        if address.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            let mend = "take them out and set OTEL_EXPORTER_OTLP_HEADERS, for example to authorization=Basic%20<user:password in base64>";
+            return Err(wrong(setting, "it holds a user or a password".into(), mend));
+        }
         let timeout =
             unless_empty(&Some(args.otlp_timeout_ms.clone())).map_or(Some(10_000), |text| text.parse::<u64>().ok().filter(|ms| *ms > 0));
         let timeout = timeout
@@ -190,6 +195,20 @@ mod tests {
         assert_eq!(sampling("parentbased_traceidratio", "0.25").unwrap(), (true, 0.25));
         assert_eq!(sampling("traceidratio", "0.5").unwrap(), (false, 0.5));
         assert!(sampling("traceidratio", "2").is_err() && sampling("jaeger_remote", "").is_err());
+    }
+
+    #[test]
+    fn credentials_in_the_address_are_refused_and_not_repeated() {
+        for (flag, variable) in
+            [("--otlp-endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT"), ("--otlp-traces-endpoint", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")]
+        {
+            for address in ["http://alice:hunter2@c:4318", "https://alice@c", "http://:hunter2@c:4318/in"] {
+                let error = collector(&[flag, address]).err().unwrap().to_string();
+                assert!(error.contains(variable) && error.contains("OTEL_EXPORTER_OTLP_HEADERS"), "{error}");
+                assert!(!error.contains("hunter2") && !error.contains("alice"), "{error}");
+            }
+        }
+        assert!(collector(&["--otlp-endpoint", "http://c:4318/@in"]).is_ok(), "a path may hold what it likes");
     }
 
     #[test]

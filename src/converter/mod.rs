@@ -2,9 +2,7 @@
 
 pub mod frames;
 mod messages;
-mod refusal;
 pub mod status;
 pub mod validate;
 
 pub use messages::*;
-pub use refusal::refusal;

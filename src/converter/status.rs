@@ -48,6 +48,8 @@ pub enum Refused {
     RateLimited(Duration),
     SendStalled,
     RequestLate,
+    /// A reflection stream has asked enough, or lived long enough.
+    ReflectionSpent,
     // Of HTTP requests that become no call:
     BodyTooLarge,
     BodyBroken,
@@ -89,7 +91,9 @@ pub fn refused(refused: Refused) -> Status {
         Refused::FirstFrameLate => (Code::DeadlineExceeded, "FIRST_FRAME_LATE", "no valid frame came within 10 seconds"),
         Refused::StreamJoined => (Code::AlreadyExists, "ALREADY_JOINED", "the stream has joined this chat already"),
         Refused::StreamNotJoined => (Code::NotFound, "NOT_JOINED", "the stream has not joined this chat"),
-        Refused::TooManyChats => (Code::ResourceExhausted, "TOO_MANY_CHATS", "a stream joins at most 128 chats; open another stream"),
+        Refused::TooManyChats => {
+            (Code::ResourceExhausted, "TOO_MANY_CHATS", "a stream joins at most 128 chats; leave one, or join on another stream")
+        }
         Refused::TokenOfAnother => {
             (Code::PermissionDenied, "TOKEN_OF_ANOTHER", "the new token is of another user or kind of role; open a new stream with it")
         }
@@ -110,6 +114,11 @@ pub fn refused(refused: Refused) -> Status {
         Refused::RateLimited(_) => (Code::ResourceExhausted, "RATE_LIMITED", "too many requests; try again after the stated time"),
         Refused::SendStalled => (Code::DeadlineExceeded, "SEND_STALLED", "the client took nothing for too long; read on another stream"),
         Refused::RequestLate => (Code::DeadlineExceeded, "REQUEST_LATE", "the request did not arrive, or was not done, in time"),
+        Refused::ReflectionSpent => (
+            Code::ResourceExhausted,
+            "REFLECTION_LIMIT",
+            "a reflection stream answers 128 requests at most, within 60 seconds; ask on another stream",
+        ),
         Refused::BodyTooLarge => (Code::OutOfRange, "BODY_TOO_LARGE", "the request's body is larger than 256 KiB"),
         Refused::BodyBroken => (Code::InvalidArgument, "BODY_BROKEN", "the request's body broke off or is badly framed"),
         Refused::ContentType => (
@@ -125,6 +134,8 @@ pub fn refused(refused: Refused) -> Status {
     let retry = match refused {
         Refused::RateLimited(wait) => Some(wait),
         Refused::AuthUnavailable | Refused::AuthOverloaded => Some(RETRY_AFTER),
+        // On another stream it works at once.
+        Refused::TooManyChats | Refused::ReflectionSpent => Some(RETRY_AFTER),
         _ => None,
     };
     status(code, message, reason, retry)
@@ -163,6 +174,16 @@ fn status(code: Code, message: &str, reason: &str, retry_after: Option<Duration>
     Status::with_error_details(code, message, details)
 }
 
+/// A status as the last frame of an answer.
+pub fn trailers(status: &Status) -> http::HeaderMap {
+    let mut trailers = http::HeaderMap::new();
+    // Statuses are made here, of texts that fit a header.
+    if status.add_header(&mut trailers).is_err() {
+        trailers.insert("grpc-status", http::HeaderValue::from_static("13"));
+    }
+    trailers
+}
+
 /// The same as a message, for `rejected`.
 pub fn to_message(status: &Status) -> tonic_types::Status {
     use prost::Message;
@@ -193,6 +214,24 @@ mod tests {
         let details = refused(Refused::RateLimited(wait)).get_error_details();
         assert_eq!(details.error_info().map(|info| info.reason.as_str()), Some("RATE_LIMITED"));
         assert_eq!(details.retry_info().and_then(|retry| retry.retry_delay), Some(wait));
+    }
+
+    #[test]
+    fn whatever_is_exhausted_or_unavailable_says_when_to_try_again() {
+        let errors = [Error::Overloaded, Error::GoingAway, Error::Unavailable].map(|error| of_error(&error));
+        let wait = Duration::from_millis(1);
+        let refusals = [
+            Refused::AuthUnavailable,
+            Refused::AuthOverloaded,
+            Refused::TooManyChats,
+            Refused::ReflectionSpent,
+            Refused::RateLimited(wait),
+        ]
+        .map(refused);
+        for status in errors.into_iter().chain(refusals) {
+            assert!(matches!(status.code(), Code::ResourceExhausted | Code::Unavailable), "{status:?}");
+            assert!(status.get_error_details().retry_info().is_some_and(|retry| retry.retry_delay.is_some()), "{status:?}");
+        }
     }
 
     #[test]

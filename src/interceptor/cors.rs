@@ -1,20 +1,20 @@
 //! Pages of other origins: which may call this server, and what of its answers they may read.
 //!
-//! Browsers ask by a preflight, which carries no token and is answered here. Without a configured origin nothing is said, and pages of other origins
-//! stay out; the server's own need no leave.
+//! Browsers ask by a preflight, which carries no token; `transport` has it answered by [`preflight`], behind log and address limit. Without a configured origin
+//! nothing is said, and pages of other origins stay out; the server's own need no leave.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::Body;
-use futures_util::future::{Either, Ready, ready};
+use futures_util::future::Either;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use tonic::Code;
 use tower::Service;
 
 use super::{Answer, HttpService};
-use crate::converter::refusal;
-use crate::converter::status::{self, Refused};
+use crate::converter::status::Refused;
 use crate::model::Origin;
 
 const METHODS: &str = "GET, POST, DELETE";
@@ -33,22 +33,20 @@ pub struct Cors<S> {
 impl<S: HttpService> Service<Request<Body>> for Cors<S> {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Either<Ready<Result<Response<Body>, Infallible>>, Either<S::Future, Answer>>;
+    type Future = Either<S::Future, Answer>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let allowed = origin(request.headers()).filter(|(origin, _)| self.origins.contains(origin)).map(|(_, value)| value.clone());
-        if is_preflight(&request) {
-            return Either::Left(ready(Ok(preflight(allowed))));
+        if self.origins.is_empty() || is_preflight(&request) {
+            // A preflight's answer says it by itself.
+            return Either::Left(self.inner.call(request));
         }
+        let allowed = allowed(request.headers(), &self.origins);
         let answer = self.inner.call(request);
-        if self.origins.is_empty() {
-            return Either::Right(Either::Left(answer));
-        }
-        Either::Right(Either::Right(Box::pin(async move {
+        Either::Right(Box::pin(async move {
             let mut response = answer.await?;
             let headers = response.headers_mut();
             headers.append(header::VARY, HeaderValue::from_static("origin"));
@@ -57,7 +55,7 @@ impl<S: HttpService> Service<Request<Body>> for Cors<S> {
                 headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
             }
             Ok(response)
-        })))
+        }))
     }
 }
 
@@ -67,15 +65,23 @@ pub fn origin(headers: &HeaderMap) -> Option<(Origin, &HeaderValue)> {
     Some((value.to_str().ok()?.parse().ok()?, value))
 }
 
-fn is_preflight(request: &Request<Body>) -> bool {
+/// The request's origin, where its pages may use this server.
+fn allowed(headers: &HeaderMap, origins: &[Origin]) -> Option<HeaderValue> {
+    origin(headers).filter(|(origin, _)| origins.contains(origin)).map(|(_, value)| value.clone())
+}
+
+/// Whether a browser asks before a page's request.
+pub fn is_preflight(request: &Request<Body>) -> bool {
     let has = |name| request.headers().contains_key(name);
     request.method() == Method::OPTIONS && has(header::ORIGIN) && has(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-fn preflight(allowed: Option<HeaderValue>) -> Response<Body> {
+/// The answer to a preflight. `refuse` tells others than the pages of `origins` why not.
+pub fn preflight(headers: &HeaderMap, origins: &[Origin], refuse: impl FnOnce(Refused) -> Response<Body>) -> Response<Body> {
+    let allowed = allowed(headers, origins);
     let mut response = match &allowed {
         Some(_) => Response::new(Body::empty()),
-        None => refusal(StatusCode::FORBIDDEN, &status::refused(Refused::OriginNotAllowed)),
+        None => refuse(Refused::OriginNotAllowed),
     };
     let headers = response.headers_mut();
     let vary = "origin, access-control-request-method, access-control-request-headers";
@@ -86,6 +92,8 @@ fn preflight(allowed: Option<HeaderValue>) -> Response<Body> {
         headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(REQUEST_HEADERS));
         headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(MAX_AGE));
         *response.status_mut() = StatusCode::NO_CONTENT;
+        // For the log's line.
+        response.extensions_mut().insert(Code::Ok);
     }
     response
 }
@@ -95,13 +103,18 @@ mod tests {
     use super::*;
 
     async fn answer(origins: &[&str], method: &str, headers: &[(&'static str, &'static str)]) -> Response<Body> {
-        let inner = tower::service_fn(|_: Request<Body>| ready(Ok::<_, Infallible>(Response::new(Body::empty()))));
-        let origins: Vec<Origin> = origins.iter().map(|origin| origin.parse().unwrap()).collect();
+        let origins: Arc<[Origin]> = origins.iter().map(|origin| origin.parse().unwrap()).collect();
+        let known = Arc::clone(&origins);
+        let inner = tower::service_fn(move |request: Request<Body>| {
+            let refuse = |_| Response::builder().status(StatusCode::FORBIDDEN).body(Body::empty()).unwrap();
+            let answer = if is_preflight(&request) { preflight(request.headers(), &known, refuse) } else { Response::new(Body::empty()) };
+            std::future::ready(Ok::<_, Infallible>(answer))
+        });
         let mut request = Request::builder().method(method);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        Cors { inner, origins: origins.into() }.call(request.body(Body::empty()).unwrap()).await.unwrap()
+        Cors { inner, origins }.call(request.body(Body::empty()).unwrap()).await.unwrap()
     }
 
     const APP: (&str, &str) = ("origin", "https://app.example.org");
@@ -118,6 +131,7 @@ mod tests {
             let refused = answer(origins, "OPTIONS", &[APP, ASKS]).await;
             assert_eq!(refused.status(), StatusCode::FORBIDDEN);
             assert!(!refused.headers().contains_key("access-control-allow-origin"));
+            assert_eq!(refused.headers()["vary"], allowed.headers()["vary"]);
         }
     }
 

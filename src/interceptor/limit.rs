@@ -1,6 +1,7 @@
 //! How often an address, and then a user, may call. An answer that refuses says when to come again.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -47,11 +48,13 @@ impl<S: HttpService> Service<Request<Body>> for AddressLimit<S> {
 
 /// Counts a request of its address.
 pub fn check_address(request: &Request<Body>, limiter: &dyn RateLimiter, trusted_proxies: &[Network]) -> Result<(), RetryAfter> {
-    // Without a peer the request was made in this process.
-    request.extensions().get::<Peer>().map_or(Ok(()), |Peer(peer)| {
-        let client = client_address(request.headers(), *peer, trusted_proxies);
-        limiter.check(Check::Address(client_network(client)))
-    })
+    client_of(request, trusted_proxies).map_or(Ok(()), |client| limiter.check(Check::Address(client)))
+}
+
+/// The network that a request counts for. `None`: it was made in this process, and has no peer.
+pub fn client_of<B>(request: &Request<B>, trusted_proxies: &[Network]) -> Option<IpAddr> {
+    let Peer(peer) = request.extensions().get()?;
+    Some(client_network(client_address(request.headers(), *peer, trusted_proxies)))
 }
 
 /// Counts the calls of a user, whom the token names. Health and reflection have none and pass.

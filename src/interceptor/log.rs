@@ -18,6 +18,7 @@ use tower::Service;
 use tracing::{Instrument, Span};
 
 use super::context::{REQUEST_ID, RequestContext, TRACEPARENT};
+use super::cors::is_preflight;
 use super::{Answer, HttpService};
 use crate::observe::methods::Method;
 use crate::observe::metrics;
@@ -37,19 +38,15 @@ impl<S: HttpService> Service<Request<Body>> for Log<S> {
 
     fn call(&mut self, mut request: Request<Body>) -> Answer {
         hide_credentials(request.headers_mut());
-        let known = Method::of(request.uri().path());
+        let path = request.uri().path();
+        // A preflight is not the call that it asks about.
+        let (known, method) =
+            if is_preflight(&request) { (Method::PREFLIGHT, format!("OPTIONS {path}")) } else { (Method::of(path), path.to_owned()) };
         let served = trace::on().then(|| serve(known, request.headers()));
         let context = RequestContext::of(request.headers(), served.as_ref());
         let traceparent = served.as_ref().map(Served::traceparent);
         let span = served.map_or_else(Span::none, |served| served.span);
-        let mut line = Line {
-            method: request.uri().path().to_owned(),
-            known,
-            context: Arc::clone(&context),
-            started: Instant::now(),
-            code: None,
-            span: span.clone(),
-        };
+        let mut line = Line { method, known, context: Arc::clone(&context), started: Instant::now(), code: None, span: span.clone() };
         request.extensions_mut().insert(Arc::clone(&context));
         let answer = span.in_scope(|| self.0.call(request)).instrument(span);
         Box::pin(async move {
@@ -90,6 +87,7 @@ fn serve(method: Method, headers: &HeaderMap) -> Served {
 
 /// Writes itself when it goes: after the last frame, or when the client went away.
 struct Line {
+    /// The path.
     method: String,
     known: Method,
     context: Arc<RequestContext>,

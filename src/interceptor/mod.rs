@@ -8,8 +8,8 @@
 //! 5. [`limit::UserLimit`]: behind auth, which says who the user is.
 //! 6. [`deadline`]: innermost: what was let in is answered in time.
 //!
-//! [`cors`] stands between 1 and 2, around everything that `transport` answers: what is refused by the others must be readable by a page too, and
-//! a preflight carries no token.
+//! [`cors`] stands between 1 and 2, around everything that `transport` answers: what is refused by the others must be readable by a page too.
+//! Preflights carry no token: what answers them has the layers 1 to 3 alone.
 
 pub mod address;
 pub mod auth;

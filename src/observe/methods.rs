@@ -1,7 +1,8 @@
 //! The calls that metrics and spans tell apart.
 
-/// `service/method` of each. Whatever else clients ask for is the last one, so that they can't make up names without end.
-pub const METHODS: [&str; 15] = [
+/// `service/method` of each, and two that are no call's: what browsers ask before a page's request, and whatever else clients ask for, so that they can't
+/// make up names without end.
+pub const METHODS: [&str; 16] = [
     "chat.v1.ChatService/CreateChat",
     "chat.v1.ChatService/GetChat",
     "chat.v1.ChatService/ListChats",
@@ -16,18 +17,25 @@ pub const METHODS: [&str; 15] = [
     "grpc.health.v1.Health/List",
     "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    "preflight",
     "other",
 ];
+
+/// How many of [`METHODS`] are calls.
+const CALLS: usize = METHODS.len() - 2;
 
 /// A call of [`METHODS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Method(usize);
 
 impl Method {
+    /// What browsers ask before a page's request, whatever its path.
+    pub const PREFLIGHT: Self = Self(CALLS);
+
     /// Of a request's path.
     pub fn of(path: &str) -> Self {
         let name = path.strip_prefix('/').unwrap_or(path);
-        Self(METHODS.iter().position(|method| *method == name).unwrap_or(METHODS.len() - 1))
+        Self(METHODS[..CALLS].iter().position(|method| *method == name).unwrap_or(METHODS.len() - 1))
     }
 
     pub fn index(self) -> usize {
@@ -57,7 +65,8 @@ mod tests {
     #[test]
     fn what_is_not_known_is_other() {
         assert_eq!(Method::of("/chat.v1.ChatService/SendMessage").parts(), ("chat.v1.ChatService", "SendMessage"));
-        for path in ["", "/", "/chat.v1.ChatService/Drop", "/other/other", "/chat.v1.ChatService/SendMessage/"] {
+        assert_eq!(Method::PREFLIGHT.name(), "preflight");
+        for path in ["", "/", "/preflight", "/chat.v1.ChatService/Drop", "/other/other", "/chat.v1.ChatService/SendMessage/"] {
             assert_eq!(Method::of(path).name(), "other", "{path}");
         }
         assert!(Method::of("/chat.v1.ChatService/ConnectChat").is_stream());

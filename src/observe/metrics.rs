@@ -176,10 +176,12 @@ pub enum Limit {
     SendTimeout,
     FirstFrame,
     RequestDue,
+    /// A reflection stream asked, or lived, for too long.
+    Reflection,
 }
-static LIMIT_HITS: Family<8> = Family::new(
+static LIMIT_HITS: Family<9> = Family::new(
     "limit",
-    ["user_sends", "user_calls", "address", "append_queue", "chats_per_stream", "send_timeout", "first_frame", "request_due"],
+    ["user_sends", "user_calls", "address", "append_queue", "chats_per_stream", "send_timeout", "first_frame", "request_due", "reflection"],
 );
 
 pub fn limit_hit(limit: Limit) {

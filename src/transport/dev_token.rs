@@ -6,13 +6,16 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN};
+use http::{HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
 use serde_json::json;
 use tonic::Code;
 
+use super::gateway::{Gateway, Refusal};
+use crate::converter::status;
+use crate::converter::validate::Violation;
 use crate::interceptor::address::Peer;
 use crate::model::UserId;
 
@@ -54,41 +57,35 @@ impl DevToken {
             && !PROXIES.iter().any(|name| headers.contains_key(*name))
     }
 
-    /// GET: it can be had here. POST `{"sub": "alice"}`: `{"token": "…"}`.
-    pub async fn answer(&self, request: Request<Body>) -> Response<Body> {
+    /// GET: it can be had here. POST `{"sub": "alice"}`: `{"token": "…"}`. `gateway` writes errors.
+    pub async fn answer(&self, request: Request<Body>, gateway: &Gateway) -> Response<Body> {
         match *request.method() {
-            Method::GET | Method::HEAD => respond(StatusCode::OK, Code::Ok, &json!({})),
-            Method::POST => {
-                let Ok(body) = Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await else { return refuse() };
-                let wanted = serde_json::from_slice::<Wanted>(&body.to_bytes()).ok().and_then(|wanted| UserId::parse(&wanted.sub));
-                match wanted.and_then(|user| (self.sign)(&user)) {
-                    Some(token) => respond(StatusCode::OK, Code::Ok, &json!({ "token": token })),
-                    None => refuse(),
+            Method::GET | Method::HEAD => told(&json!({})),
+            Method::POST => match self.mint(request.into_body()).await {
+                Some(token) => told(&json!({ "token": token })),
+                None => {
+                    let description = r#"must be {"sub":"…"} with a user's id of 1 to 128 characters"#;
+                    gateway.error(&status::invalid(&[Violation { field: "body".into(), description: description.into() }]))
                 }
-            }
-            _ => {
-                let body = json!({ "code": Code::Unimplemented as i32, "message": "GET or POST", "details": [] });
-                let mut response = respond(StatusCode::METHOD_NOT_ALLOWED, Code::Unimplemented, &body);
-                response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, POST"));
-                response
-            }
+            },
+            _ => gateway.refuse(Refusal::method("GET, POST")),
         }
+    }
+
+    /// `None`: the body asks for no token that could be one.
+    async fn mint(&self, body: Body) -> Option<String> {
+        let body = Limited::new(body, BODY_BYTES_MAX).collect().await.ok()?;
+        let wanted: Wanted = serde_json::from_slice(&body.to_bytes()).ok()?;
+        (self.sign)(&UserId::parse(&wanted.sub)?)
     }
 }
 
-fn refuse() -> Response<Body> {
-    let message = r#"the body must be {"sub":"…"} with a user's id of 1 to 128 characters"#;
-    let body = json!({ "code": Code::InvalidArgument as i32, "message": message, "details": [] });
-    respond(StatusCode::BAD_REQUEST, Code::InvalidArgument, &body)
-}
-
-fn respond(status: StatusCode, code: Code, body: &serde_json::Value) -> Response<Body> {
+fn told(body: &serde_json::Value) -> Response<Body> {
     let mut response = Response::new(Body::from(body.to_string()));
-    *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // For the log's line.
-    response.extensions_mut().insert(code);
+    response.extensions_mut().insert(Code::Ok);
     response
 }
 
@@ -105,6 +102,8 @@ fn is_loopback(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
+
+    use http::StatusCode;
 
     use super::*;
 
@@ -154,11 +153,12 @@ mod tests {
     #[tokio::test]
     async fn a_token_is_for_a_user_that_could_be_one() {
         let minting = DevToken { sign: Arc::new(|user| Some(format!("token of {}", user.as_str()))) };
+        let gateway = Gateway::new().unwrap();
         let post = async |body: &str| {
             let mut request = request("127.0.0.1", PATH, &[]);
             *request.method_mut() = Method::POST;
             *request.body_mut() = Body::from(body.to_owned());
-            let response = minting.answer(request).await;
+            let response = minting.answer(request, &gateway).await;
             let (status, body) = (response.status(), response.into_body().collect().await.unwrap().to_bytes());
             (status, serde_json::from_slice::<serde_json::Value>(&body).unwrap())
         };

@@ -1,7 +1,7 @@
 //! One port for every client: each request goes, by its content type and path, to gRPC, to the gateway, or to what is answered directly.
 //!
 //! gRPC's stack of layers is whole in itself, and the gateway's calls go through it as gRPC: the same authentication, limits, log lines. What becomes no
-//! call (files, refusals) goes through a shorter stack, without authentication: panic, log, address limit.
+//! call (files, preflights, refusals) goes through a shorter stack, without authentication: panic, log, address limit.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -19,11 +19,13 @@ use tower::Service;
 use super::assets::{self, Assets};
 use super::dev_token::DevToken;
 use super::drain;
-use super::gateway::{Gateway, Refusal, refuse_method};
-use super::grpc_web::{GrpcWeb, is_grpc_web};
+use super::gateway::{Gateway, Refusal};
+use super::grpc_web::{self, GrpcWeb, is_grpc_web};
 use super::websocket::{self, WebSocket};
 use crate::converter::status::Refused;
 use crate::interceptor::HttpService;
+use crate::interceptor::cors::{is_preflight, preflight};
+use crate::model::Origin;
 
 /// Who answers a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +75,9 @@ impl<G: HttpService, D: HttpService> Service<Request<Body>> for Dispatch<G, D> {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
+        if is_preflight(&request) {
+            return self.direct(request);
+        }
         match speech(request.headers(), request.uri().path()) {
             Speech::Grpc => Either::Left(self.grpc.call(request)),
             Speech::Rest => match self.gateway.open(&request) {
@@ -84,9 +89,9 @@ impl<G: HttpService, D: HttpService> Service<Request<Body>> for Dispatch<G, D> {
                 }
                 Err(_) => self.direct(request),
             },
-            Speech::GrpcWeb => Either::Right(self.grpc_web.call(request)),
-            Speech::WebSocket => Either::Right(Box::pin(self.websocket.call(request))),
-            Speech::Other => self.direct(request),
+            Speech::GrpcWeb if grpc_web::is_call(&request) => Either::Right(self.grpc_web.call(request)),
+            Speech::WebSocket if self.websocket.agrees(&request) => Either::Right(Box::pin(self.websocket.call(request))),
+            Speech::GrpcWeb | Speech::WebSocket | Speech::Other => self.direct(request),
         }
     }
 }
@@ -120,29 +125,36 @@ fn without_body(mut response: Response<Body>) -> Response<Body> {
     response.map(|_| Body::empty())
 }
 
-/// Answers what is no call: files, and refusals.
+/// Answers what is no call: files, preflights, and refusals.
 #[derive(Clone)]
 pub struct Direct {
     pub gateway: Arc<Gateway>,
     pub assets: Arc<Assets>,
+    /// Of pages that may use this server, beside its own.
+    pub origins: Arc<[Origin]>,
     /// On a development server.
     pub minting: Option<DevToken>,
 }
 
 impl Direct {
     fn answer(&self, request: &Request<Body>) -> Response<Body> {
-        if let Some(asset) = self.assets.find(request.uri().path()) {
-            return match *request.method() {
-                Method::GET | Method::HEAD => asset.answer(request.headers()),
-                _ => self.gateway.refuse(refuse_method(assets::METHODS)),
-            };
+        if is_preflight(request) {
+            return preflight(request.headers(), &self.origins, |refused| self.gateway.refuse(refused.into()));
         }
-        let refusal: Refusal = match speech(request.headers(), request.uri().path()) {
-            // These don't come here; their paths' forms would make them calls of REST.
-            Speech::GrpcWeb | Speech::WebSocket => Refused::PathUnknown.into(),
-            _ => self.gateway.open(request).err().unwrap_or(Refused::PathUnknown.into()),
-        };
-        self.gateway.refuse(refusal)
+        match speech(request.headers(), request.uri().path()) {
+            // Those that are calls don't come here.
+            Speech::GrpcWeb => self.gateway.refuse(grpc_web::refusal(request).unwrap_or(Refused::PathUnknown.into())),
+            Speech::WebSocket => websocket::refuse(request, &self.origins, &self.gateway),
+            Speech::Grpc | Speech::Rest | Speech::Other => self.file(request),
+        }
+    }
+
+    fn file(&self, request: &Request<Body>) -> Response<Body> {
+        match self.assets.find(request.uri().path()) {
+            Some(asset) if [Method::GET, Method::HEAD].contains(request.method()) => asset.answer(request.headers()),
+            Some(_) => self.gateway.refuse(Refusal::method(assets::METHODS)),
+            None => self.gateway.refuse(self.gateway.open(request).err().unwrap_or(Refused::PathUnknown.into())),
+        }
     }
 }
 
@@ -156,8 +168,11 @@ impl Service<Request<Body>> for Direct {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        match self.minting.clone().filter(|_| DevToken::answers(&request)) {
-            Some(minting) => Either::Right(Box::pin(async move { Ok(minting.answer(request).await) })),
+        match self.minting.clone().filter(|_| !is_preflight(&request) && DevToken::answers(&request)) {
+            Some(minting) => {
+                let gateway = Arc::clone(&self.gateway);
+                Either::Right(Box::pin(async move { Ok(minting.answer(request, &gateway).await) }))
+            }
             None => Either::Left(answered(Ok(self.answer(&request)))),
         }
     }

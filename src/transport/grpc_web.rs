@@ -8,15 +8,15 @@ use std::task::{Context, Poll};
 
 use axum::body::Body;
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, ready};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use tonic_web::GrpcWebLayer;
 use tower::{Layer, Service, ServiceExt};
 
 use super::connection::Cut;
 use super::detached::MayDetach;
-use crate::converter::refusal;
-use crate::converter::status::{self, Refused};
+use super::gateway::Refusal;
+use crate::converter::status::Refused;
 use crate::interceptor::HttpService;
 
 const PREFIX: &str = "application/grpc-web";
@@ -24,10 +24,31 @@ const PREFIX: &str = "application/grpc-web";
 const CONTENT_TYPES: [&str; 4] =
     ["application/grpc-web", "application/grpc-web+proto", "application/grpc-web-text", "application/grpc-web-text+proto"];
 
-/// Whether a request is meant for [`GrpcWeb`].
+/// Whether a request speaks gRPC-web, or means to.
 pub fn is_grpc_web(headers: &HeaderMap) -> bool {
     let given = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     given.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX.as_bytes()))
+}
+
+/// Whether a request that speaks gRPC-web is a call, for [`GrpcWeb`].
+pub fn is_call(request: &Request<Body>) -> bool {
+    refusal(request).is_none()
+}
+
+/// Why a request that speaks gRPC-web is no call.
+pub fn refusal(request: &Request<Body>) -> Option<Refusal> {
+    if request.method() != Method::POST {
+        return Some(Refusal::method_because(Refused::GrpcWeb("gRPC-web calls are POST requests"), "POST"));
+    }
+    let unknown = Refused::GrpcWeb("the content type of gRPC-web is application/grpc-web+proto");
+    known(request.headers()).is_none().then(|| unknown.into())
+}
+
+/// The content type, of those that are understood. A charset, or the like, says nothing here.
+fn known(headers: &HeaderMap) -> Option<&'static str> {
+    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let bare = given.split(';').next().unwrap_or_default().trim();
+    CONTENT_TYPES.into_iter().find(|known| known.eq_ignore_ascii_case(bare))
 }
 
 /// Translates a call, and has it answered as a gRPC call by the whole stack of layers.
@@ -47,34 +68,15 @@ impl<S: HttpService> Service<Request<Body>> for GrpcWeb<S> {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        if let Err((code, refused)) = prepare(&mut request) {
-            let mut response = refusal(code, &status::refused(refused));
-            if code == StatusCode::METHOD_NOT_ALLOWED {
-                response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
-            }
-            return ready(Ok(response)).boxed();
+        if let Some(known) = known(request.headers()) {
+            request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(known));
+        }
+        if let Some(Cut(cut)) = request.extensions().get::<Cut>().cloned() {
+            request.extensions_mut().insert(MayDetach(cut));
         }
         let answer = GrpcWebLayer::new().layer(Calls(self.calls.clone())).oneshot(request);
         async move { Ok(answer.await?.map(Body::new)) }.boxed()
     }
-}
-
-fn prepare(request: &mut Request<Body>) -> Result<(), (StatusCode, Refused)> {
-    if request.method() != Method::POST {
-        return Err((StatusCode::METHOD_NOT_ALLOWED, Refused::GrpcWeb("gRPC-web calls are POST requests")));
-    }
-    let given = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    // A charset, or the like, says nothing here.
-    let bare = given.split(';').next().unwrap_or_default().trim();
-    let Some(known) = CONTENT_TYPES.into_iter().find(|known| known.eq_ignore_ascii_case(bare)) else {
-        let why = "the content type of gRPC-web is application/grpc-web+proto";
-        return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, Refused::GrpcWeb(why)));
-    };
-    request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(known));
-    if let Some(Cut(cut)) = request.extensions().get::<Cut>().cloned() {
-        request.extensions_mut().insert(MayDetach(cut));
-    }
-    Ok(())
 }
 
 /// The stack under the translation's own name of a body.

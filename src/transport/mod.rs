@@ -14,6 +14,7 @@ mod grpc_web;
 mod handlers;
 pub mod limits;
 pub mod listener;
+mod open;
 mod routes;
 pub mod session;
 mod stall;

@@ -17,6 +17,7 @@ use super::dispatch::{Direct, Dispatch};
 use super::gateway::{Gateway, Unsupported};
 use super::grpc_web::GrpcWeb;
 use super::handlers::{ChatApi, ConnectBody};
+use super::open::{Counting, Open};
 use super::websocket::WebSocket;
 use crate::converter::status;
 use crate::interceptor::HttpService;
@@ -64,7 +65,8 @@ pub enum RouteError {
 pub fn routes<H: Health>(options: RouteOptions<H>) -> Result<impl HttpService + use<H>, RouteError> {
     let api = ChatServiceServer::new(options.api).max_decoding_message_size(limits::REQUEST_BYTES_MAX);
     // Strangers may ask these, and need few words for it.
-    let mut routes = Routes::new(api).add_service(options.health.max_decoding_message_size(OPEN_REQUEST_BYTES_MAX));
+    let health = Open { inner: options.health.max_decoding_message_size(OPEN_REQUEST_BYTES_MAX), counting: None };
+    let mut routes = Routes::new(api).add_service(health);
     if options.reflection {
         let builder = || {
             tonic_reflection::server::Builder::configure()
@@ -73,9 +75,12 @@ pub fn routes<H: Health>(options: RouteOptions<H>) -> Result<impl HttpService + 
                 // The details of errors, so that clients by reflection can show them.
                 .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         };
+        let v1 = builder().build_v1()?.max_decoding_message_size(OPEN_REQUEST_BYTES_MAX);
+        let v1alpha = builder().build_v1alpha()?.max_decoding_message_size(OPEN_REQUEST_BYTES_MAX);
+        let counting = Counting { limiter: Arc::clone(&options.limiter), trusted_proxies: Arc::clone(&options.trusted_proxies) };
         routes = routes
-            .add_service(builder().build_v1()?.max_decoding_message_size(OPEN_REQUEST_BYTES_MAX))
-            .add_service(builder().build_v1alpha()?.max_decoding_message_size(OPEN_REQUEST_BYTES_MAX));
+            .add_service(Open { inner: v1, counting: Some(counting.clone()) })
+            .add_service(Open { inner: v1alpha, counting: Some(counting) });
     }
     let router = routes.into_axum_router().layer(axum::middleware::map_response(finish));
     // From the inside out; `interceptor` says why in this order.
@@ -86,17 +91,24 @@ pub fn routes<H: Health>(options: RouteOptions<H>) -> Result<impl HttpService + 
     let limit_address = AddressLimit { inner: service, limiter: Arc::clone(&limiter), trusted_proxies: Arc::clone(&trusted_proxies) };
     let calls = CatchPanic(Log(limit_address));
     let gateway = Arc::new(Gateway::new()?);
-    let direct = Direct { gateway: Arc::clone(&gateway), assets: Arc::new(Assets::new()), minting: options.minting };
+    let origins = options.origins;
+    let direct =
+        Direct { gateway: Arc::clone(&gateway), assets: Arc::new(Assets::new()), origins: Arc::clone(&origins), minting: options.minting };
     let direct = AddressLimit { inner: direct, limiter: Arc::clone(&limiter), trusted_proxies: Arc::clone(&trusted_proxies) };
-    let origins = Arc::clone(&options.origins);
     let dispatch = Dispatch {
-        websocket: WebSocket { calls: calls.clone(), origins, limiter, trusted_proxies },
+        websocket: WebSocket {
+            calls: calls.clone(),
+            origins: Arc::clone(&origins),
+            limiter,
+            trusted_proxies,
+            gateway: Arc::clone(&gateway),
+        },
         grpc_web: GrpcWeb { calls: calls.clone() },
         grpc: calls,
         direct: CatchPanic(Log(direct)),
         gateway,
     };
-    Ok(Cors { inner: dispatch, origins: options.origins })
+    Ok(Cors { inner: dispatch, origins })
 }
 
 /// Puts a stream's real body in, and says in this service's words what tonic said in its own.

@@ -1,10 +1,14 @@
 //! The line that each call leaves, as docs/logging.md says.
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tonic::Request;
 
-use crate::common::process::Overheard;
+use crate::common::process::{Overheard, Process};
 use crate::common::*;
+use crate::until_metric;
 use chat_service::pb::chat::v1::ListChatsRequest;
 use chat_service::pb::chat::v1::chat_service_client::ChatServiceClient;
 
@@ -59,4 +63,64 @@ async fn each_call_leaves_one_line_with_its_ids_and_streams_are_given_theirs_too
     for (field, _) in of("of-the-client").as_object().unwrap() {
         assert!(documented.contains(&format!("`{field}`")), "docs/logging.md lacks {field}");
     }
+}
+
+/// The HTTP code that a request without a body gets, on a connection of its own.
+async fn asked(ground: &Ground, port: u16, method: &str, path: &str, headers: &[(&str, &str)]) -> u16 {
+    let io = TokioIo::new(raw_tls::to(ground, port, "http/1.1").await);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    tokio::spawn(connection);
+    let mut request = http::Request::builder().method(method).uri(path).header("host", format!("localhost:{port}"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let answer = within(sender.send_request(request.body(Empty::<Bytes>::new()).unwrap())).await.unwrap();
+    let code = answer.status().as_u16();
+    within(answer.into_body().collect()).await.unwrap();
+    code
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_becomes_no_call_leaves_its_line_and_its_count_too() {
+    let ground = Ground::new(On::Sqlite).await;
+    let server = Process::serve(&ground, 0, &["--cors-origins", "https://app.example.org"]).await;
+    let path = "/chat.v1.ChatService/ListChats";
+    let preflight = |origin| [("origin", origin), ("access-control-request-method", "POST"), ("x-request-id", "of-the-preflight")];
+    assert_eq!(asked(&ground, server.port, "OPTIONS", path, &preflight("https://app.example.org")).await, 204);
+    assert_eq!(asked(&ground, server.port, "OPTIONS", path, &preflight("https://evil.example")).await, 403);
+    let of_web = [("content-type", "application/grpc-web+json")];
+    assert_eq!(asked(&ground, server.port, "POST", path, &of_web).await, 415);
+    assert_eq!(asked(&ground, server.port, "GET", path, &of_web).await, 405);
+    assert_eq!(asked(&ground, server.port, "GET", "/v1/connect", &[]).await, 426);
+
+    // They are counted when their last byte was taken.
+    let counted = async |labels: [&str; 2], count: f64| {
+        until_metric(&server, "chat_rpc_requests_total", &labels, |now| now == count).await;
+    };
+    counted(["method=\"preflight\"", "code=\"OK\""], 1.0).await;
+    counted(["method=\"preflight\"", "code=\"PERMISSION_DENIED\""], 1.0).await;
+    counted(["ListChats", "code=\"INVALID_ARGUMENT\""], 2.0).await;
+    counted(["method=\"other\"", "code=\"INVALID_ARGUMENT\""], 1.0).await;
+
+    for (line, lines) in [
+        ("method=OPTIONS /chat.v1.ChatService/ListChats code=Ok", 1),
+        ("method=OPTIONS /chat.v1.ChatService/ListChats code=PermissionDenied", 1),
+        ("method=/chat.v1.ChatService/ListChats code=InvalidArgument", 2),
+        ("method=/v1/connect code=InvalidArgument", 1),
+        ("request_id=of-the-preflight", 2),
+    ] {
+        until(line, || server.said(line) == lines).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn preflights_count_as_requests_of_their_address() {
+    let ground = Ground::new(On::Sqlite).await;
+    let server = Process::serve(&ground, 0, &["--cors-origins", "https://app.example.org", "--rate-limit-address", "1/s burst 3"]).await;
+    let headers = [("origin", "https://app.example.org"), ("access-control-request-method", "POST")];
+    let mut codes = Vec::new();
+    for _ in 0..30 {
+        codes.push(asked(&ground, server.port, "OPTIONS", "/v1/chats", &headers).await);
+    }
+    assert!(codes[..3].iter().all(|code| *code == 204) && codes.contains(&429), "{codes:?}");
 }

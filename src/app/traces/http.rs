@@ -32,7 +32,7 @@ impl Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The address may hold credentials.
+        // The address's path may hold a key.
         f.write_str("Client")
     }
 }

@@ -99,8 +99,7 @@ fn with_body(code: StatusCode, text: Bytes) -> Response<Body> {
 fn http_status(code: Code, reason: &str) -> StatusCode {
     match reason {
         "BODY_TOO_LARGE" => return StatusCode::PAYLOAD_TOO_LARGE,
-        "CONTENT_TYPE" => return StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        "METHOD_NOT_ALLOWED" => return StatusCode::METHOD_NOT_ALLOWED,
+        "CONTENT_TYPE" | "GRPC_WEB_REQUEST" => return StatusCode::UNSUPPORTED_MEDIA_TYPE,
         _ => {}
     }
     match code {

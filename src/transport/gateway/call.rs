@@ -69,7 +69,7 @@ impl Call {
             // As grpc-gateway has it: nothing is the empty message.
             DynamicMessage::new(input)
         } else {
-            json::decode(&input, &body).map_err(refuse)?
+            json::decode(&input, &body).map_err(|unread| refuse(unread.into_violation()))?
         };
         // Where the body names a field of the path too, the path counts.
         for (field, encoded) in self.route.path_fields().zip(&self.variables) {

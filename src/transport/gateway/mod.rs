@@ -12,7 +12,7 @@ pub mod routes;
 
 use axum::body::Body;
 use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use prost::Message;
 use prost_reflect::{DescriptorPool, MessageDescriptor};
 use tonic::Status;
@@ -61,6 +61,18 @@ impl From<Refused> for Refusal {
     }
 }
 
+impl Refusal {
+    /// Of a method where only others are allowed.
+    pub fn method(allowed: &str) -> Self {
+        Self::method_because(Refused::MethodNotAllowed, allowed)
+    }
+
+    /// The same for a reason of its own.
+    pub fn method_because(refused: Refused, allowed: &str) -> Self {
+        Self { refused, allow: HeaderValue::from_str(allowed).ok() }
+    }
+}
+
 impl Gateway {
     pub fn new() -> Result<Self, Unsupported> {
         let pool = descriptors()?;
@@ -78,7 +90,7 @@ impl Gateway {
             Lookup::Found(route, variables) => Ok(Call::new(route, variables)),
             Lookup::OtherMethods(methods) => {
                 let methods: Vec<&str> = methods.iter().map(http::Method::as_str).collect();
-                Err(refuse_method(&methods.join(", ")))
+                Err(Refusal::method(&methods.join(", ")))
             }
             Lookup::Nothing if self.routes.is_rpc(path) => Err(Refused::ContentType.into()),
             Lookup::Nothing => Err(Refused::PathUnknown.into()),
@@ -89,6 +101,7 @@ impl Gateway {
     pub fn refuse(&self, refusal: Refusal) -> Response<Body> {
         let mut response = self.error(&status::refused(refusal.refused));
         if let Some(allow) = refusal.allow {
+            *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
             response.headers_mut().insert(ALLOW, allow);
         }
         response
@@ -103,11 +116,6 @@ impl Gateway {
     pub async fn to_http(&self, response: Response<Body>, output: Option<MessageDescriptor>) -> Response<Body> {
         answer::of_grpc(&self.status, response, output).await
     }
-}
-
-/// The refusal of a method where only others are allowed.
-pub fn refuse_method(allowed: &str) -> Refusal {
-    Refusal { refused: Refused::MethodNotAllowed, allow: HeaderValue::from_str(allowed).ok() }
 }
 
 /// JSON in UTF-8, and not packed. Without a content type a body counts as JSON.

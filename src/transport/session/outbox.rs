@@ -11,12 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
 use http_body::{Body, Frame};
 use tokio::time::Instant;
 use tonic::Status;
 
-use crate::converter::frames;
+use crate::converter::{frames, status};
 use crate::pb::chat::v1::connect_chat_response::Event;
 
 /// At this many waiting bytes the session stops taking on more.
@@ -156,12 +155,7 @@ impl Body for OutboxBody {
         }
         if let Some(status) = shared.end.take() {
             shared.ended = true;
-            let mut trailers = HeaderMap::new();
-            // Statuses are made by `converter`, whose texts fit a header.
-            if status.add_header(&mut trailers).is_err() {
-                trailers.insert("grpc-status", http::HeaderValue::from_static("13"));
-            }
-            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+            return Poll::Ready(Some(Ok(Frame::trailers(status::trailers(&status)))));
         }
         shared.body = Some(cx.waker().clone());
         Poll::Pending

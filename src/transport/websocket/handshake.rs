@@ -6,10 +6,10 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::converter::refusal;
 use crate::converter::status::{self, Refused};
 use crate::interceptor::cors;
 use crate::model::Origin;
+use crate::transport::gateway::Gateway;
 
 /// The protocol that is spoken, for clients that name protocols.
 const PROTOCOL: &str = "chat.v1";
@@ -25,8 +25,9 @@ pub struct NoSocket {
 }
 
 impl NoSocket {
-    pub fn into_response(self, version: Version) -> Response<Body> {
-        let mut response = refusal(self.code, &status::refused(self.refused));
+    pub fn into_response(self, version: Version, gateway: &Gateway) -> Response<Body> {
+        let mut response = gateway.error(&status::refused(self.refused));
+        *response.status_mut() = self.code;
         let headers = response.headers_mut();
         match self.code {
             StatusCode::METHOD_NOT_ALLOWED => {
@@ -136,7 +137,7 @@ mod tests {
     }
 
     fn code(answer: Result<Response<Body>, NoSocket>) -> u16 {
-        answer.unwrap_or_else(|no| no.into_response(Version::HTTP_11)).status().as_u16()
+        answer.unwrap_or_else(|no| no.into_response(Version::HTTP_11, &Gateway::new().unwrap())).status().as_u16()
     }
 
     #[test]

@@ -1,16 +1,16 @@
-//! The frames of a stream as JSON, by proto3's mapping: 64-bit integers as strings, times by RFC 3339, names in lowerCamelCase; scalars that
-//! aren't set are written too.
+//! The frames of a stream as JSON, by REST's mapping.
 
 use std::sync::LazyLock;
 
 use bytes::Bytes;
 use prost::Message as _;
-use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
+use prost_reflect::{DynamicMessage, MessageDescriptor};
 use tonic::Status;
 
 use crate::converter::frames;
 use crate::converter::status::{self, Refused};
-use crate::pb::FILE_DESCRIPTOR_SET;
+use crate::transport::gateway::descriptors;
+use crate::transport::gateway::json::{self, Unread};
 
 struct Types {
     request: MessageDescriptor,
@@ -18,36 +18,26 @@ struct Types {
 }
 
 static TYPES: LazyLock<Types> = LazyLock::new(|| {
-    let descriptors = "the descriptors are a part of the program";
-    let mut pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect(descriptors);
-    // The details of a status: an Any is written by what it holds. The set's other files are in the pool, by other names.
-    let details = prost_types::FileDescriptorSet::decode(tonic_types::pb::FILE_DESCRIPTOR_SET).expect(descriptors);
-    let details = details.file.into_iter().filter(|file| file.name.as_deref().is_some_and(|name| name.ends_with("error_details.proto")));
-    pool.add_file_descriptor_protos(details).expect(descriptors);
-    let message = |name| pool.get_message_by_name(name).expect(descriptors);
+    let a_part = "the descriptors are a part of the program";
+    let pool = descriptors().expect(a_part);
+    let message = |name| pool.get_message_by_name(name).expect(a_part);
     Types { request: message("chat.v1.ConnectChatRequest"), response: message("chat.v1.ConnectChatResponse") }
 });
 
-const WRITTEN: SerializeOptions = SerializeOptions::new().skip_default_fields(false);
-
 /// A client's frame as a gRPC message. JSON that is no frame that this server knows becomes the empty frame, as an unknown frame in
 /// binary would: the session rejects it, and lives on. What isn't JSON ends the stream.
-pub fn request_frame(json: &str) -> Result<Bytes, Status> {
-    let mut deserializer = serde_json::Deserializer::from_str(json);
-    let read = DynamicMessage::deserialize(TYPES.request.clone(), &mut deserializer);
-    match read.and_then(|message| deserializer.end().map(|()| message)) {
+pub fn request_frame(text: &str) -> Result<Bytes, Status> {
+    match json::decode(&TYPES.request, text.as_bytes()) {
         Ok(message) => Ok(frames::message(&message.encode_to_vec())),
-        Err(error) if error.is_data() => Ok(frames::message(&[])),
-        Err(_) => Err(status::refused(Refused::MalformedFrame)),
+        Err(Unread::Misfit(_)) => Ok(frames::message(&[])),
+        Err(Unread::NotJson(_)) => Err(status::refused(Refused::MalformedFrame)),
     }
 }
 
 /// An event of this server. `None`: it is none.
 pub fn event(message: &[u8]) -> Option<String> {
     let message = DynamicMessage::decode(TYPES.response.clone(), message).ok()?;
-    let mut serializer = serde_json::Serializer::new(Vec::new());
-    message.serialize_with_options(&mut serializer, &WRITTEN).ok()?;
-    String::from_utf8(serializer.into_inner()).ok()
+    String::from_utf8(json::encode(&message).ok()?).ok()
 }
 
 #[cfg(test)]
@@ -83,6 +73,13 @@ mod tests {
         assert_eq!(read(r#"{"join":{"chatId":"c"}}"#), join(None));
         let refresh = pb::RefreshTokenFrame { token: "t".into() };
         assert_eq!(read(r#"{"refreshToken":{"token":"t"}}"#), Some(Frame::RefreshToken(refresh)));
+    }
+
+    #[test]
+    fn every_kind_of_frame_and_event_is_supported() {
+        for (message, direction) in [(&TYPES.request, json::Direction::In), (&TYPES.response, json::Direction::Out)] {
+            json::supports(message, direction).unwrap();
+        }
     }
 
     #[test]

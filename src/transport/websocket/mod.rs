@@ -21,12 +21,12 @@ use std::task::{Context, Poll};
 
 use axum::body::Body;
 use futures_util::future::{Ready, ready};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper_util::rt::TokioIo;
 use tower::Service;
 
 use super::connection::{Cut, Leaving, Successor};
-use crate::converter::refusal;
+use super::gateway::Gateway;
 use crate::converter::status::{self, Refused};
 use crate::interceptor::HttpService;
 use crate::interceptor::context::{REQUEST_ID, RequestContext};
@@ -50,6 +50,8 @@ pub struct WebSocket<S> {
     pub origins: Arc<[Origin]>,
     pub limiter: Arc<dyn RateLimiter>,
     pub trusted_proxies: Arc<[Network]>,
+    /// Makes errors of HTTP.
+    pub gateway: Arc<Gateway>,
 }
 
 impl<S: HttpService> Service<Request<Body>> for WebSocket<S> {
@@ -66,25 +68,38 @@ impl<S: HttpService> Service<Request<Body>> for WebSocket<S> {
     }
 }
 
+/// What a request is told that asks for no socket.
+pub fn refuse(request: &Request<Body>, origins: &[Origin], gateway: &Gateway) -> Response<Body> {
+    match handshake::agree(request, origins) {
+        Ok(_) => gateway.refuse(Refused::PathUnknown.into()),
+        Err(no) => no.into_response(request.version(), gateway),
+    }
+}
+
 impl<S: HttpService> WebSocket<S> {
+    /// Whether a request asks for a socket. The others are refused: see [`refuse`].
+    pub fn agrees(&self, request: &Request<Body>) -> bool {
+        handshake::agree(request, &self.origins).is_ok()
+    }
+
     fn answer(&self, mut request: Request<Body>) -> Response<Body> {
         // Here, for the request; the call behind it isn't counted again.
         if let Err(RetryAfter(wait)) = check_address(&request, self.limiter.as_ref(), &self.trusted_proxies) {
-            return refusal(StatusCode::TOO_MANY_REQUESTS, &status::refused(Refused::RateLimited(wait)));
+            return self.gateway.refuse(Refused::RateLimited(wait).into());
         }
         let mut response = match handshake::agree(&request, &self.origins) {
             Ok(response) => response,
-            Err(no) => return no.into_response(request.version()),
+            Err(no) => return no.into_response(request.version(), &self.gateway),
         };
         let extensions = request.extensions();
         let (Some(Leaving(leaving)), Some(Cut(cut)), Some(successor)) =
             (extensions.get::<Leaving>().cloned(), extensions.get::<Cut>().cloned(), extensions.get::<Successor>().cloned())
         else {
             // Only a connection that the listener has accepted can be upgraded.
-            return refusal(StatusCode::INTERNAL_SERVER_ERROR, &status::of_error(&Error::Internal));
+            return self.gateway.error(&status::of_error(&Error::Internal));
         };
         if leaving.is_cancelled() {
-            return refusal(StatusCode::SERVICE_UNAVAILABLE, &status::of_error(&Error::GoingAway));
+            return self.gateway.error(&status::of_error(&Error::GoingAway));
         }
         let context = RequestContext::of(request.headers(), None);
         let mut headers = HeaderMap::new();

@@ -18,11 +18,28 @@ const BODY: &str = "body";
 /// Characters of an unknown name that an answer repeats.
 const NAME_CHARS_SHOWN: usize = 64;
 
+/// Why a text is no message.
+#[derive(Debug)]
+pub enum Unread {
+    /// It is no JSON.
+    NotJson(Violation),
+    /// It is JSON that doesn't fit the message.
+    Misfit(Violation),
+}
+
+impl Unread {
+    pub fn into_violation(self) -> Violation {
+        match self {
+            Self::NotJson(violation) | Self::Misfit(violation) => violation,
+        }
+    }
+}
+
 /// Reads a message. Fields may be written in lowerCamelCase or as in the proto; `null` is as good as absent; 64-bit numbers may be strings or numbers; enums may be
 /// names or numbers. An unknown field and a field that comes twice are refused.
-pub fn decode(descriptor: &MessageDescriptor, text: &[u8]) -> Result<DynamicMessage, Violation> {
-    let json: Json = serde_json::from_slice(text).map_err(|error| At::Root.violation(format!("is not JSON: {error}")))?;
-    message(descriptor, json, At::Root)
+pub fn decode(descriptor: &MessageDescriptor, text: &[u8]) -> Result<DynamicMessage, Unread> {
+    let json: Json = serde_json::from_slice(text).map_err(|error| Unread::NotJson(At::Root.violation(format!("is not JSON: {error}"))))?;
+    message(descriptor, json, At::Root).map_err(Unread::Misfit)
 }
 
 /// Where in a message: written out only for a violation.
@@ -248,7 +265,8 @@ mod tests {
     }
 
     fn read<T: Message + Default>(name: &str, text: &str) -> Result<T, String> {
-        let message = decode(&descriptor(name), text.as_bytes()).map_err(|wrong| format!("{}: {}", wrong.field, wrong.description))?;
+        let message = decode(&descriptor(name), text.as_bytes()).map_err(Unread::into_violation);
+        let message = message.map_err(|wrong| format!("{}: {}", wrong.field, wrong.description))?;
         Ok(message.transcode_to().unwrap())
     }
 

@@ -1,5 +1,5 @@
-//! Message → JSON. Unset scalars, enums and lists are shown with what they are; an absent message is `null`; an absent optional scalar, and
-//! the members of a oneof that aren't chosen, aren't there.
+//! Message → JSON. Unset scalars, enums and lists are shown with what they are; absent messages, absent optional scalars, and the members of a
+//! oneof that aren't chosen, aren't there.
 
 use std::fmt::Display;
 
@@ -51,13 +51,10 @@ fn any<S: Serializer>(message: &DynamicMessage, serializer: S) -> Result<S::Ok, 
 
 fn fields<M: SerializeMap>(map: &mut M, message: &DynamicMessage) -> Result<(), M::Error> {
     for field in message.descriptor().fields() {
-        let kind = field.kind();
         if field.supports_presence() && !message.has_field(&field) {
-            if field.containing_oneof().is_none() && matches!(kind, Kind::Message(_)) {
-                map.serialize_entry(field.json_name(), &())?;
-            }
             continue;
         }
+        let kind = field.kind();
         map.serialize_entry(field.json_name(), &Shown { value: message.get_field(&field).as_ref(), kind: &kind })?;
     }
     Ok(())
@@ -115,12 +112,12 @@ mod tests {
     }
 
     #[test]
-    fn unset_scalars_and_empty_lists_are_shown_and_absent_messages_are_null() {
-        let empty = json!({"chatId": "", "title": "", "members": [], "lastSequence": "0", "createdBy": "", "createdAt": null});
+    fn unset_scalars_and_empty_lists_are_shown_and_what_is_absent_is_left_out() {
+        let empty = json!({"chatId": "", "title": "", "members": [], "lastSequence": "0", "createdBy": ""});
         assert_eq!(shown("chat.v1.Chat", &pb::Chat::default()), empty);
         let empty = json!({"chatId": "", "pageSize": 0});
         assert_eq!(shown("chat.v1.ListMessagesRequest", &pb::ListMessagesRequest::default()), empty, "optional scalars");
-        let empty = json!({"chatId": "", "sequence": "0", "senderId": "", "clientMessageId": "", "createdAt": null});
+        let empty = json!({"chatId": "", "sequence": "0", "senderId": "", "clientMessageId": ""});
         assert_eq!(shown("chat.v1.Message", &pb::Message::default()), empty, "members of a oneof");
     }
 

@@ -1,13 +1,12 @@
 //! The proto3 JSON mapping of this API's messages, by their descriptors.
 //!
-//! Own code, because answers to bad input must name the field, must not repeat the input at length, and must refuse what is given twice; and
-//! because answers show absent messages as `null` and unset scalars and empty lists as what they are, as grpc-gateway does. It knows the kinds that
-//! the API has: [`supports`] tells of others when the server starts.
+//! Own code, because answers to bad input must name the field, must not repeat the input at length, and must refuse what is given twice. REST and the
+//! WebSocket share it. It knows the kinds that the API has: [`supports`] tells of others when the server starts.
 
 mod decode;
 mod encode;
 
-pub use decode::decode;
+pub use decode::{Unread, decode};
 pub use encode::encode;
 
 use std::collections::BTreeSet;

@@ -1,0 +1,19 @@
+//! The API end to end: a real port, TLS, tokens, a real client, on both stores.
+//!
+//! - [`calls`]: unary calls, and what they refuse.
+//! - [`streams`]: ConnectChat.
+//! - [`parts`]: the sweep and sessions without a server, where a part must fail or time must pass.
+//! - [`open`]: health and reflection, which need no token.
+
+mod calls;
+#[path = "../common/mod.rs"]
+mod common;
+mod open;
+mod parts;
+mod streams;
+
+use chat_service::pb::chat::v1::GetChatRequest;
+
+fn get(chat_id: &str) -> GetChatRequest {
+    GetChatRequest { chat_id: chat_id.into() }
+}
