@@ -9,6 +9,7 @@ mod fanout;
 mod hints;
 mod identity;
 mod lifecycle;
+mod lines;
 mod metrics;
 mod probes;
 pub mod server;
@@ -64,6 +65,7 @@ pub fn main() -> ExitCode {
         Command::Connect(args) => runtime(connect::run(args)).map_err(|error| error.to_string()),
         Command::Check(args) => return runtime(check::run(args)),
     };
+    lines::flush();
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

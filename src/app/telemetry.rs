@@ -6,6 +6,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, fmt};
 
+use super::lines;
 use super::traces::Traces;
 use crate::config::{LogArgs, LogFormat};
 use crate::observe::trace;
@@ -13,7 +14,7 @@ use crate::observe::trace;
 /// Lines, before it is said how they look.
 macro_rules! lines {
     () => {
-        fmt::layer().with_writer(std::io::stderr)
+        fmt::layer().with_writer(lines::start())
     };
 }
 

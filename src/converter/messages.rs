@@ -52,14 +52,14 @@ pub fn chat_role(number: i32) -> Option<ChatRole> {
     i16::try_from(number).ok().and_then(ChatRole::from_number)
 }
 
-pub fn message(message: &Message) -> pb::Message {
+pub fn message(message: Message) -> pb::Message {
     pb::Message {
         chat_id: message.chat_id.to_string(),
         sequence: message.sequence,
         sender_id: message.sender_id.to_string(),
-        client_message_id: message.client_message_id.clone(),
+        client_message_id: message.client_message_id,
         created_at: Some(timestamp(message.created_at)),
-        content: Some(pb::message::Content::Text(message.text.clone())),
+        content: Some(pb::message::Content::Text(message.text)),
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::Body;
+use futures_util::future::Either;
 use http::header::AUTHORIZATION;
 use http::{Request, Response};
 use tower::Service;
@@ -28,31 +29,31 @@ pub struct Auth<S> {
 impl<S: HttpService> Service<Request<Body>> for Auth<S> {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Answer;
+    type Future = Either<S::Future, Answer>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Answer {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         if OPEN.iter().any(|prefix| request.uri().path().starts_with(prefix)) {
-            return Box::pin(self.inner.call(request));
+            return Either::Left(self.inner.call(request));
         }
         match identify(&self.verifier, &request) {
             Check::Done(Ok(identity)) => {
                 count(None);
                 admit(&mut request, identity);
-                Box::pin(self.inner.call(request))
+                Either::Left(self.inner.call(request))
             }
             Check::Done(Err(refused)) => {
                 count(Some(refused));
-                Box::pin(std::future::ready(Ok(status::refused(refused).into_http())))
+                Either::Right(Box::pin(std::future::ready(Ok(status::refused(refused).into_http()))))
             }
             Check::Wait(check) => {
                 // The one that said it is ready is the one to be called.
                 let clone = self.inner.clone();
                 let mut inner = std::mem::replace(&mut self.inner, clone);
-                Box::pin(async move {
+                Either::Right(Box::pin(async move {
                     let checked = check.await;
                     count(checked.as_ref().err().copied());
                     match checked {
@@ -62,7 +63,7 @@ impl<S: HttpService> Service<Request<Body>> for Auth<S> {
                         }
                         Err(refused) => Ok(status::refused(refused).into_http()),
                     }
-                })
+                }))
             }
         }
     }

@@ -34,7 +34,7 @@ impl RequestContext {
             Some(served) => (served.trace_id.clone(), served.span_id.clone()),
             // From the thread's own generator: no call of the system for each request.
             None => (
-                text(TRACEPARENT).and_then(trace_id).map_or_else(|| format!("{:032x}", rand::random::<u128>()), str::to_owned),
+                text(TRACEPARENT).and_then(trace_id).map_or_else(|| Uuid::from_u128(rand::random()).simple().to_string(), str::to_owned),
                 String::new(),
             ),
         };

@@ -2,14 +2,17 @@
 //! have deadlines of their own.
 
 use std::convert::Infallible;
-use std::task::{Context, Poll};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
 use http::{Request, Response};
+use pin_project_lite::pin_project;
+use tokio::time::{Timeout, timeout};
 use tower::Service;
 
-use super::{Answer, HttpService};
+use super::HttpService;
 use crate::converter::status::{self, Refused};
 use crate::observe::metrics::{self, Limit};
 
@@ -22,19 +25,32 @@ pub struct Deadline<S> {
 impl<S: HttpService> Service<Request<Body>> for Deadline<S> {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Answer;
+    type Future = InTime<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Answer {
-        let answer = tokio::time::timeout(self.due, self.inner.call(request));
-        Box::pin(async move {
-            answer.await.unwrap_or_else(|_| {
-                metrics::limit_hit(Limit::RequestDue);
-                Ok(status::refused(Refused::RequestLate).into_http())
-            })
-        })
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        InTime { answer: timeout(self.due, self.inner.call(request)) }
+    }
+}
+
+pin_project! {
+    /// An answer, or the refusal that takes its place.
+    pub struct InTime<F> {
+        #[pin]
+        answer: Timeout<F>,
+    }
+}
+
+impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for InTime<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        Poll::Ready(ready!(self.project().answer.poll(cx)).unwrap_or_else(|_| {
+            metrics::limit_hit(Limit::RequestDue);
+            Ok(status::refused(Refused::RequestLate).into_http())
+        }))
     }
 }

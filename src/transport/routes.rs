@@ -6,6 +6,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
+use futures_util::FutureExt;
+use futures_util::future::{Either, Map};
 use http::{Request, Response};
 use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
@@ -30,7 +32,7 @@ use crate::interceptor::panic::CatchPanic;
 use crate::interceptor::token::Verifier;
 use crate::model::{Network, Origin, limits};
 use crate::pb::FILE_DESCRIPTOR_SET;
-use crate::pb::chat::v1::chat_service_server::ChatServiceServer;
+use crate::pb::chat::v1::chat_service_server::{self, ChatServiceServer};
 use crate::ratelimiter::RateLimiter;
 
 /// The largest request of health and reflection, which need no token.
@@ -66,7 +68,7 @@ pub fn routes<H: Health>(options: RouteOptions<H>) -> Result<impl HttpService + 
     let api = ChatServiceServer::new(options.api).max_decoding_message_size(limits::REQUEST_BYTES_MAX);
     // Strangers may ask these, and need few words for it.
     let health = Open { inner: options.health.max_decoding_message_size(OPEN_REQUEST_BYTES_MAX), counting: None };
-    let mut routes = Routes::new(api).add_service(health);
+    let mut others = Routes::new(health);
     if options.reflection {
         let builder = || {
             tonic_reflection::server::Builder::configure()
@@ -78,13 +80,12 @@ pub fn routes<H: Health>(options: RouteOptions<H>) -> Result<impl HttpService + 
         let v1 = builder().build_v1()?.max_decoding_message_size(OPEN_REQUEST_BYTES_MAX);
         let v1alpha = builder().build_v1alpha()?.max_decoding_message_size(OPEN_REQUEST_BYTES_MAX);
         let counting = Counting { limiter: Arc::clone(&options.limiter), trusted_proxies: Arc::clone(&options.trusted_proxies) };
-        routes = routes
+        others = others
             .add_service(Open { inner: v1, counting: Some(counting.clone()) })
             .add_service(Open { inner: v1alpha, counting: Some(counting) });
     }
-    let router = routes.into_axum_router().layer(axum::middleware::map_response(finish));
     // From the inside out; `interceptor` says why in this order.
-    let service = Deadline { inner: Answering(router), due: options.request_due };
+    let service = Deadline { inner: Services { api, others: others.into_axum_router() }, due: options.request_due };
     let service = UserLimit { inner: service, limiter: Arc::clone(&options.limiter) };
     let service = Auth { inner: service, verifier: options.verifier };
     let (limiter, trusted_proxies) = (options.limiter, options.trusted_proxies);
@@ -111,31 +112,49 @@ pub fn routes<H: Health>(options: RouteOptions<H>) -> Result<impl HttpService + 
     Ok(Cors { inner: dispatch, origins })
 }
 
-/// Puts a stream's real body in, and says in this service's words what tonic said in its own.
-async fn finish(mut response: Response<Body>) -> Response<Body> {
-    if let Some(status) = status::in_own_words(response.headers()) {
-        return status.into_http();
-    }
-    match response.extensions_mut().remove::<ConnectBody>().and_then(|body| body.take()) {
-        Some(body) => response.map(|_| body),
-        None => response,
-    }
+/// gRPC's services. Behind the router are those that nobody calls often.
+#[derive(Clone)]
+struct Services {
+    api: ChatServiceServer<ChatApi>,
+    others: axum::Router,
 }
 
-/// The router under the stack's own names of types.
-#[derive(Clone)]
-struct Answering(axum::Router);
+type Answered<B> = Result<Response<B>, Infallible>;
+type Finished<F, B> = Map<F, fn(Answered<B>) -> Answered<Body>>;
 
-impl Service<Request<Body>> for Answering {
+impl Service<Request<Body>> for Services {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = <axum::Router as Service<Request<Body>>>::Future;
+    type Future = Either<
+        Finished<<ChatServiceServer<ChatApi> as Service<Request<Body>>>::Future, tonic::body::Body>,
+        Finished<<axum::Router as Service<Request<Body>>>::Future, Body>,
+    >;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Service::<Request<Body>>::poll_ready(&mut self.0, cx)
+    /// Both are always ready.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        self.0.call(request)
+        let service = request.uri().path().strip_prefix('/').and_then(|path| path.split_once('/')).map(|(service, _)| service);
+        if service == Some(chat_service_server::SERVICE_NAME) {
+            Either::Left(self.api.call(request).map(|answer| answer.map(finish)))
+        } else {
+            Either::Right(self.others.call(request).map(|answer| answer.map(own_words)))
+        }
+    }
+}
+
+/// Puts a stream's real body in.
+fn finish(mut response: Response<tonic::body::Body>) -> Response<Body> {
+    let body = response.extensions_mut().remove::<ConnectBody>().and_then(|body| body.take());
+    own_words(response.map(|empty| body.unwrap_or_else(|| Body::new(empty))))
+}
+
+/// Says in this service's words what tonic said in its own.
+fn own_words(response: Response<Body>) -> Response<Body> {
+    match status::in_own_words(response.headers()) {
+        Some(status) => status.into_http(),
+        None => response,
     }
 }

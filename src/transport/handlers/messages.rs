@@ -17,7 +17,7 @@ impl ChatApi {
         let send = SendMessage { chat_id: chat_id(&request.chat_id)?, client_message_id: request.client_message_id, text: request.text };
         let span = child_span!("service.send_message", chat.id = %send.chat_id);
         let stored = self.options.service.send_message(&caller, send).instrument(span).await.map_err(failed)?;
-        Ok(Response::new(pb::SendMessageResponse { message: Some(message(&stored)) }))
+        Ok(Response::new(pb::SendMessageResponse { message: Some(message(stored)) }))
     }
 
     pub(super) async fn history(&self, request: Request<pb::ListMessagesRequest>) -> Answer<pb::ListMessagesResponse> {
@@ -31,6 +31,6 @@ impl ChatApi {
         let size = limits::page_size(request.page_size);
         let list = self.options.service.list_messages(&caller, chat_id(&request.chat_id)?, bound, size);
         let page = list.instrument(child_span!("service.list_messages")).await.map_err(failed)?;
-        Ok(Response::new(pb::ListMessagesResponse { messages: page.messages.iter().map(message).collect(), has_more: page.has_more }))
+        Ok(Response::new(pb::ListMessagesResponse { messages: page.messages.into_iter().map(message).collect(), has_more: page.has_more }))
     }
 }
