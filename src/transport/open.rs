@@ -15,7 +15,7 @@ use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame};
 use tokio::time::{Sleep, sleep, timeout};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
@@ -81,8 +81,10 @@ where
         }
         let leaving = request.extensions().get::<Leaving>().map_or_else(CancellationToken::new, |Leaving(leaving)| leaving.clone());
         let refused = Refusal::default();
+        // Whoever answers in a task of its own reads on until its requests end.
+        let over = leaving.child_token();
         let (request, due) = match &self.counting {
-            Some(counting) => (counting.count(request, &refused), Some(REFLECTION_DUE)),
+            Some(counting) => (counting.count(request, &refused, &over), Some(REFLECTION_DUE)),
             None => (request, None),
         };
         let answer = self.inner.call(request);
@@ -101,6 +103,7 @@ where
                     due: due.map(|due| Box::pin(sleep(due))),
                     refused,
                     ended: false,
+                    _over: over.drop_guard(),
                 })
             }))
         })
@@ -125,6 +128,8 @@ struct Ending {
     due: Option<Pin<Box<Sleep>>>,
     refused: Refusal,
     ended: bool,
+    /// Ends the requests with it.
+    _over: DropGuard,
 }
 
 impl HttpBody for Ending {
@@ -173,11 +178,12 @@ fn spent() -> Status {
 }
 
 impl Counting {
-    fn count(&self, request: Request<Body>, refused: &Refusal) -> Request<Body> {
+    fn count(&self, request: Request<Body>, refused: &Refusal, over: &CancellationToken) -> Request<Body> {
         let client = client_of(&request, &self.trusted_proxies);
-        let (limiter, refused) = (Arc::clone(&self.limiter), Arc::clone(refused));
-        request
-            .map(|inner| Body::new(Counted { inner, client, limiter, refused, asked: 0, prefix: [0; PREFIX_BYTES], prefixed: 0, left: 0 }))
+        let (limiter, refused, over) = (Arc::clone(&self.limiter), Arc::clone(refused), Box::pin(over.clone().cancelled_owned()));
+        request.map(|inner| {
+            Body::new(Counted { inner, client, limiter, refused, over, asked: 0, prefix: [0; PREFIX_BYTES], prefixed: 0, left: 0 })
+        })
     }
 }
 
@@ -188,6 +194,8 @@ struct Counted {
     client: Option<IpAddr>,
     limiter: Arc<dyn RateLimiter>,
     refused: Refusal,
+    /// Returns when the answer has ended.
+    over: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Messages that have begun.
     asked: usize,
     /// What has come of a message's prefix: its first `prefixed` bytes.
@@ -247,7 +255,7 @@ impl HttpBody for Counted {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
-        if this.refused.get().is_some() {
+        if this.refused.get().is_some() || this.over.as_mut().poll(cx).is_ready() {
             return Poll::Ready(None);
         }
         let frame = match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
@@ -293,7 +301,7 @@ mod tests {
             for (count, refuses) in [(REQUESTS_MAX, false), (REQUESTS_MAX + 1, true), (2 * REQUESTS_MAX, true)] {
                 let counting = Counting { limiter: Arc::new(MemoryLimiter::new(Rates::default())), trusted_proxies: Vec::new().into() };
                 let refused = Refusal::default();
-                let request = counting.count(Request::new(messages(count, piece).0), &refused);
+                let request = counting.count(Request::new(messages(count, piece).0), &refused, &CancellationToken::new());
                 let passed = request.into_body().collect().await.unwrap().to_bytes();
                 assert_eq!(passed.len(), all, "{count} in pieces of {piece}");
                 assert_eq!(refused.get().is_some(), refuses, "{count} in pieces of {piece}");
@@ -303,7 +311,8 @@ mod tests {
 
     fn ending(inner: Body, leaving: &CancellationToken, refused: Refusal) -> Ending {
         let due = Some(Box::pin(sleep(REFLECTION_DUE)));
-        Ending { inner, leaving: Box::pin(leaving.clone().cancelled_owned()), due, refused, ended: false }
+        let _over = leaving.child_token().drop_guard();
+        Ending { inner, leaving: Box::pin(leaving.clone().cancelled_owned()), due, refused, ended: false, _over }
     }
 
     /// A message, and then nothing.

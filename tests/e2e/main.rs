@@ -1,9 +1,9 @@
 //! The API end to end: a real port, TLS, tokens, a real client, on both stores.
 //!
-//! - [`calls`]: unary calls, and what they refuse.
-//! - [`streams`]: ConnectChat.
-//! - [`parts`]: the sweep and sessions without a server, where a part must fail or time must pass.
-//! - [`open`]: health and reflection, which need no token.
+//! - `calls`: unary calls, and what they refuse.
+//! - `streams`: ConnectChat.
+//! - `parts`: the sweep and sessions without a server, where a part must fail or time must pass.
+//! - `open`: health and reflection, which need no token.
 
 mod calls;
 #[path = "../common/mod.rs"]
