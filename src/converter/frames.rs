@@ -46,7 +46,7 @@ pub fn take_message(from: &mut BytesMut) -> Option<Bytes> {
 /// A message event as a gRPC message: made once, shared by all its receivers.
 pub fn message_frame(stored: &Message) -> Bytes {
     let mut out = BytesMut::new();
-    put_event(&mut out, Event::Message(converted(stored)));
+    put_event(&mut out, Event::Message(converted(stored.clone())));
     out.freeze()
 }
 

@@ -130,6 +130,11 @@ pub trait MessageRepository: Send + Sync {
 /// One writer of messages: a connection of its own.
 #[async_trait]
 pub trait AppendLane: Send {
+    /// Whether appending blocks the thread: then the lane needs one of its own.
+    fn blocks(&self) -> bool {
+        false
+    }
+
     /// Stores a batch in one durable transaction; the answer's element i is `batch[i]`'s.
     ///
     /// For each message, in the batch's order: an id that its sender used in the chat before is looked up first

@@ -108,6 +108,10 @@ impl MessageRepository for TracedMessages {
 
 #[async_trait]
 impl AppendLane for TracedLane {
+    fn blocks(&self) -> bool {
+        self.inner.blocks()
+    }
+
     async fn append(&mut self, batch: &[NewMessage]) -> Result<Vec<AppendOutcome>> {
         let span = db_span!("db.message.append", self.system, db.operation.batch.size = batch.len() as i64);
         within(span, self.inner.append(batch)).await

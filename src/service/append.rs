@@ -1,12 +1,13 @@
 //! The append path: group commit.
 //!
-//! Chats are spread over lanes, each with one connection and one bounded queue. A lane takes all that waits, up to
-//! [`BATCH_MESSAGES_MAX`], as one batch; while it commits, the next one gathers. So batches grow with load and nobody waits
-//! for a timer. A chat keeps to one lane, so what is queued first is numbered first.
+//! Chats are spread over lanes, each with one connection and one bounded queue. A lane takes about half of what is
+//! under way, up to [`BATCH_MESSAGES_MAX`], as one batch; while it commits, the next one gathers. So batches grow with load and nobody
+//! waits for a timer. A chat keeps to one lane, so what is queued first is numbered first.
 
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::{Instrument, Span};
@@ -22,6 +23,8 @@ use crate::repository::{AppendLane, StoreError};
 pub const QUEUE_MESSAGES_MAX: usize = 4_096;
 /// Messages in one transaction.
 pub const BATCH_MESSAGES_MAX: usize = 256;
+/// So many that wait are never left for another transaction.
+const BATCH_MESSAGES_MIN: usize = 8;
 /// Traced requests that a batch's span is linked to; more of them are in it unnamed.
 const BATCH_LINKS_MAX: usize = 32;
 
@@ -115,13 +118,15 @@ pub struct Appender {
 }
 
 impl Appender {
-    /// Starts a task for each lane.
+    /// Starts each lane, on a task or, where it blocks, on a thread.
     pub fn start(lanes: Vec<Box<dyn AppendLane>>, broker: &Arc<dyn Broker>) -> (Self, Vec<JoinHandle<()>>) {
         let (mut queues, mut tasks) = (Vec::new(), Vec::new());
         for lane in lanes {
             let (sender, receiver) = mpsc::channel(QUEUE_MESSAGES_MAX);
             queues.push(sender);
-            tasks.push(tokio::spawn(run_lane(lane, receiver, Arc::clone(broker))));
+            let blocks = lane.blocks();
+            let work = run_lane(lane, receiver, Arc::clone(broker));
+            tasks.push(if blocks { on_a_thread(work) } else { tokio::spawn(work) });
         }
         (Self { queues }, tasks)
     }
@@ -145,9 +150,23 @@ impl Appender {
     }
 }
 
+/// Runs a lane that blocks. The task ends with the thread.
+fn on_a_thread(work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    let (running, ended) = oneshot::channel::<()>();
+    let runtime = Handle::current();
+    let run = move || {
+        runtime.block_on(work);
+        drop(running);
+    };
+    std::thread::Builder::new().name("append".to_owned()).spawn(run).expect("a lane needs a thread");
+    tokio::spawn(async { drop(ended.await) })
+}
+
 async fn run_lane(mut lane: Box<dyn AppendLane>, mut queue: mpsc::Receiver<Job>, broker: Arc<dyn Broker>) {
     let mut jobs = Vec::with_capacity(BATCH_MESSAGES_MAX);
-    while queue.recv_many(&mut jobs, BATCH_MESSAGES_MAX).await > 0 {
+    let mut before = 0;
+    while queue.recv_many(&mut jobs, batch_size(before, queue.len())).await > 0 {
+        before = jobs.len();
         // Under overload callers give up while they wait: storing for them would take the place of those who still wait.
         let taken = jobs.len();
         jobs.retain(|job| !job.reply.is_abandoned());
@@ -163,6 +182,13 @@ async fn run_lane(mut lane: Box<dyn AppendLane>, mut queue: mpsc::Receiver<Job>,
         work.instrument(span.clone()).await;
         trace::end(span);
     }
+}
+
+/// How much of what waits makes the next batch: half of what is under way, which is about as much as waits now and was answered last, for
+/// whoever was answered sends again. So while one half commits, the other one is answered and comes back. Taking all that waits, the
+/// senders would fall in step: nobody sends while all of them wait for one large commit, and the first to send then has a commit alone.
+fn batch_size(before: usize, waiting: usize) -> usize {
+    (before + waiting).div_ceil(2).clamp(BATCH_MESSAGES_MIN, BATCH_MESSAGES_MAX)
 }
 
 /// Appends the jobs, answers, and publishes.

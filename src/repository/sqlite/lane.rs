@@ -1,10 +1,9 @@
-//! The lane: a connection of its own, used on a thread that may block: one transaction a batch, one message after the other by prepared
+//! The lane: a connection of its own, used on the lane's thread: one transaction a batch, one message after the other by prepared
 //! statements. Through sqlx each statement would cost two changes of threads.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use async_trait::async_trait;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Transaction, TransactionBehavior, params};
@@ -17,7 +16,7 @@ pub(super) struct SqliteLane {
     path: PathBuf,
     /// Held while the lane writes, so that the store's own writer and this one never wait for the file's lock.
     writer: Writer,
-    /// `None`: not opened yet, or lost with a call that was given up or left its transaction open.
+    /// `None`: not opened yet, or its transaction could not be ended.
     connection: Option<Connection>,
 }
 
@@ -29,25 +28,18 @@ impl SqliteLane {
 
 #[async_trait]
 impl AppendLane for SqliteLane {
+    fn blocks(&self) -> bool {
+        true
+    }
+
     async fn append(&mut self, batch: &[NewMessage]) -> Result<Vec<AppendOutcome>> {
-        let (path, batch) = (self.path.clone(), batch.to_vec());
-        let (connection, appended) = bounded(async {
-            let writer = Arc::clone(&self.writer).lock_owned().await;
-            let connection = self.connection.take();
-            // A call that is given up goes on to its end on the thread, and keeps the writer so long.
-            let work = tokio::task::spawn_blocking(move || {
-                let _writer = writer;
-                let mut connection = match connection {
-                    Some(connection) => connection,
-                    None => open(&path)?,
-                };
-                let appended = append(&mut connection, &batch);
-                Ok((connection, appended))
-            });
-            work.await.unwrap_or_else(|error| Err(StoreError::Unavailable(sqlx::Error::AnyDriverError(error.into()))))
-        })
-        .await?;
-        // One whose transaction could not be ended is closed: that ends it.
+        let _writer = bounded(async { Ok(self.writer.lock().await) }).await?;
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => open(&self.path)?,
+        };
+        let appended = append(&mut connection, batch);
+        // One with an open transaction is closed: that ends it.
         self.connection = Some(connection).filter(Connection::is_autocommit);
         appended
     }

@@ -23,13 +23,14 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a lock of the file is waited for: another program may look into it.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How each connection uses the file.
-const PRAGMAS: [(&str, &str); 6] = [
+const PRAGMAS: [(&str, &str); 7] = [
+    ("page_size", "1024"),
     ("journal_mode", "wal"),
     // Each commit is on the disk before it returns.
     ("synchronous", "full"),
     // Pages of 4 KiB in the write-ahead log from which a commit moves them into the file: one that is written again and again before is
     // moved once.
-    ("wal_autocheckpoint", "4000"),
+    ("wal_autocheckpoint", "16000"),
     // Bytes that the write-ahead log keeps of its size behind that.
     ("journal_size_limit", "67108864"),
     // What a statement may have to undo is else written to a file of its own, statement by statement.
