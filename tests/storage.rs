@@ -465,3 +465,36 @@ async fn a_chat_that_can_not_be_locked_fails_alone() {
     assert_eq!(sequences(&f.append(&[message(stuck, "owner", "1", "a")]).await), [Some(1)]);
     drop_database(&f.place).await;
 }
+
+#[tokio::test]
+async fn an_append_that_postgres_reports_as_failed_is_known_to_be_undone() {
+    let f = postgres_fixture().await;
+    let chat = f.chat(&[]).await;
+    let mut connection = sqlx::PgConnection::connect(&f.place).await.unwrap();
+    // A message's text is the code of the error that its insert meets.
+    for statement in [
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'on purpose' USING ERRCODE = NEW.text; END $$",
+        "CREATE TRIGGER fail BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION fail()",
+    ] {
+        sqlx::query(statement).execute(&mut connection).await.unwrap();
+    }
+    let mut lane = f.lane().await;
+    for (code, is_undone) in [
+        ("25006", true),
+        ("40001", true),
+        ("40P01", true),
+        ("53100", true),
+        ("55P03", true),
+        ("57014", true),
+        // What ends the session, or comes from between, may hide a commit.
+        ("57P01", false),
+        ("08006", false),
+        ("40003", false),
+    ] {
+        let error = lane.append(&[message(chat, "owner", code, code)]).await.unwrap_err();
+        assert_eq!((matches!(error, StoreError::Undone(_)), error.is_unknown_outcome()), (is_undone, !is_undone), "{code}: {error:?}");
+    }
+    sqlx::query("DROP TRIGGER fail ON messages").execute(&mut connection).await.unwrap();
+    assert_eq!(sequences(&lane.append(&[message(chat, "owner", "1", "a")]).await.unwrap()), [Some(1)]);
+    drop_database(&f.place).await;
+}

@@ -138,7 +138,7 @@ pub trait AppendLane: Send {
     /// after the other.
     ///
     /// On an `Err` of which [`StoreError::is_unknown_outcome`] nothing is known of the batch: it may be stored. Appending it again is
-    /// right, and finds out. On any other nothing of it is stored.
+    /// right, and finds out. On any other nothing of it is stored; on [`StoreError::Undone`] the same may go at once.
     async fn append(&mut self, batch: &[NewMessage]) -> Result<Vec<AppendOutcome>>;
 }
 

@@ -307,16 +307,23 @@ async fn append_all(lane: &mut dyn AppendLane, messages: &[NewMessage]) -> Vec<O
     outcomes
 }
 
-/// Appends, and where the outcome is not known once more before anyone is answered: the ids make that right.
+/// Appends, and before anyone is answered once more where the outcome is not known, which the ids make right, and once more where the
+/// store undid it, as behind a deadlock.
 async fn append_surely(lane: &mut dyn AppendLane, part: &mut Part<'_>) -> Result<Vec<AppendOutcome>, Error> {
-    match timed(lane, part.messages).await {
-        Err(error) if error.is_unknown_outcome() => {
-            metrics::APPEND_UNKNOWN_OUTCOMES.one();
-            tracing::warn!(error = %error, messages = part.messages.len(), "an append's outcome is unknown; appending again");
-            part.is_unsure = true;
-            timed(lane, part.messages).await.map_err(Error::from)
+    let (mut unknown, mut undone) = (false, false);
+    loop {
+        match timed(lane, part.messages).await {
+            Err(error) if error.is_unknown_outcome() && !unknown => {
+                metrics::APPEND_UNKNOWN_OUTCOMES.one();
+                tracing::warn!(error = %error, messages = part.messages.len(), "an append's outcome is unknown; appending again");
+                (unknown, part.is_unsure) = (true, true);
+            }
+            Err(StoreError::Undone(error)) if !undone => {
+                tracing::warn!(error = %error, messages = part.messages.len(), "the store undid an append; appending again");
+                undone = true;
+            }
+            appended => return appended.map_err(Error::from),
         }
-        appended => appended.map_err(Error::from),
     }
 }
 
