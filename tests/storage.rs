@@ -7,7 +7,8 @@ use std::sync::Arc;
 use chat_service::model::access::{ChatRole, SystemRole};
 use chat_service::model::chat::CreateKey;
 use chat_service::model::{
-    AppendOutcome, Bound, ChatId, MemberChange, NewChat, NewMessage, Page, PageQuery, Reader, Refusal, Sender, Timestamp, UserId,
+    AppendOutcome, Bound, ChatId, MemberChange, MembersChanged, NewChat, NewMessage, Page, PageQuery, Reader, Refusal, Sender, Timestamp,
+    UserId,
 };
 use chat_service::repository::postgres::{self, PostgresOptions, PostgresStore};
 use chat_service::repository::sqlite::{self, SqliteOptions, SqliteStore};
@@ -125,9 +126,12 @@ impl Fixture {
         }
     }
 
-    async fn change(&self, chat_id: ChatId, change: MemberChange) {
+    /// The chat's access version then.
+    async fn change(&self, chat_id: ChatId, change: MemberChange) -> i64 {
         let decide = |_: &_| Ok(vec![change.clone()]);
-        self.chats.change_members(chat_id, &[], Timestamp::from_micros(1), &decide).await.unwrap().unwrap();
+        let changed = self.chats.change_members(chat_id, &[], Timestamp::from_micros(1), &decide).await.unwrap().unwrap();
+        assert_eq!(changed.changes, [change]);
+        changed.access_version
     }
 }
 
@@ -365,12 +369,13 @@ async fn changes_of_members_raise_the_access_version(f: Fixture) {
     let chat = f.chat(&["bob"]).await;
     let version = async || f.chats.positions(&[chat]).await.unwrap()[0].access_version;
     let first = version().await;
-    f.change(chat, MemberChange::Set(user("bob"), ChatRole::Reader)).await;
-    assert_eq!(version().await, first + 1);
-    f.change(chat, MemberChange::Remove(user("bob"))).await;
-    assert_eq!(version().await, first + 2);
-    let none = f.chats.change_members(chat, &[], Timestamp::from_micros(1), &|_| Ok(vec![])).await.unwrap();
-    assert_eq!((none, version().await), (Ok(vec![]), first + 2), "no change, no new version");
+    let set = f.change(chat, MemberChange::Set(user("bob"), ChatRole::Reader)).await;
+    assert_eq!((set, version().await), (first + 1, first + 1));
+    let removed = f.change(chat, MemberChange::Remove(user("bob"))).await;
+    assert_eq!((removed, version().await), (first + 2, first + 2));
+    let none = f.chats.change_members(chat, &[], Timestamp::from_micros(1), &|_| Ok(vec![])).await.unwrap().unwrap();
+    let unchanged = MembersChanged { changes: vec![], access_version: first + 2 };
+    assert_eq!((none, version().await), (unchanged, first + 2), "no change, no new version");
 }
 
 async fn a_users_chats_are_listed_newest_first(f: Fixture) {

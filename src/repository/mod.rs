@@ -24,8 +24,8 @@ pub use migrations::SchemaError;
 
 use crate::model::chat::CreateKey;
 use crate::model::{
-    AppendOutcome, Chat, ChatId, ChatPosition, ChatRole, Member, MemberChange, MembershipView, NewChat, NewMessage, Page, PageQuery,
-    Refusal, Timestamp, UserId,
+    AppendOutcome, Chat, ChatId, ChatPosition, ChatRole, Member, MemberChange, MembersChanged, MembershipView, NewChat, NewMessage, Page,
+    PageQuery, Refusal, Timestamp, UserId,
 };
 
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
@@ -83,15 +83,15 @@ pub trait ChatRepository: Send + Sync {
     async fn list(&self, user_id: &UserId, before: Option<ChatId>, limit: usize) -> Result<Vec<Chat>>;
 
     /// Changes members. Under the chat's lock it reads a view of the `involved` users, lets `decide` choose, applies
-    /// the changes, and raises `access_version` where there are any. Returns the changes made; the outer error is the
-    /// store's, the inner one `decide`'s or [`Refusal::ChatNotFound`].
+    /// the changes, and raises `access_version` where there are any. Returns the changes made, and the version as it is then; the outer
+    /// error is the store's, the inner one `decide`'s or [`Refusal::ChatNotFound`].
     async fn change_members(
         &self,
         chat_id: ChatId,
         involved: &[UserId],
         now: Timestamp,
         decide: DecideMembers<'_>,
-    ) -> Result<Result<Vec<MemberChange>, Refusal>>;
+    ) -> Result<Result<MembersChanged, Refusal>>;
 
     /// Hides the chat from everyone, at once, where `decide` allows it from the view of `caller`. Its rows go later,
     /// by [`ChatRepository::purge_deleted`].

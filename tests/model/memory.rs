@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chat_service::model::{
-    AppendOutcome, Chat, ChatId, ChatPosition, Member, MemberChange, NewChat, NewMessage, Page, PageQuery, Refusal, Timestamp, UserId,
+    AppendOutcome, Chat, ChatId, ChatPosition, Member, MembersChanged, NewChat, NewMessage, Page, PageQuery, Refusal, Timestamp, UserId,
 };
 use chat_service::repository::{
     AppendLane, ChatRepository, ChatView, CreateOutcome, DecideDelete, DecideMembers, MessageRepository, Result, StoreError,
@@ -232,7 +232,7 @@ impl ChatRepository for MemoryStore {
         involved: &[UserId],
         now: Timestamp,
         decide: DecideMembers<'_>,
-    ) -> Result<Result<Vec<MemberChange>, Refusal>> {
+    ) -> Result<Result<MembersChanged, Refusal>> {
         self.pause().await;
         Ok(self.model().change_members(chat_id, involved, now, decide))
     }
