@@ -7,7 +7,8 @@ use std::sync::Arc;
 use chat_service::model::access::{ChatRole, SystemRole};
 use chat_service::model::chat::CreateKey;
 use chat_service::model::{
-    AppendOutcome, Bound, ChatId, MemberChange, NewChat, NewMessage, Page, PageQuery, Reader, Refusal, Sender, Timestamp, UserId,
+    AppendOutcome, Bound, ChatId, MemberChange, MembersChanged, NewChat, NewMessage, Page, PageQuery, Reader, Refusal, Sender, Timestamp,
+    UserId,
 };
 use chat_service::repository::postgres::{self, PostgresOptions, PostgresStore};
 use chat_service::repository::sqlite::{self, SqliteOptions, SqliteStore};
@@ -125,9 +126,12 @@ impl Fixture {
         }
     }
 
-    async fn change(&self, chat_id: ChatId, change: MemberChange) {
+    /// The chat's access version then.
+    async fn change(&self, chat_id: ChatId, change: MemberChange) -> i64 {
         let decide = |_: &_| Ok(vec![change.clone()]);
-        self.chats.change_members(chat_id, &[], Timestamp::from_micros(1), &decide).await.unwrap().unwrap();
+        let changed = self.chats.change_members(chat_id, &[], Timestamp::from_micros(1), &decide).await.unwrap().unwrap();
+        assert_eq!(changed.changes, [change]);
+        changed.access_version
     }
 }
 
@@ -365,12 +369,13 @@ async fn changes_of_members_raise_the_access_version(f: Fixture) {
     let chat = f.chat(&["bob"]).await;
     let version = async || f.chats.positions(&[chat]).await.unwrap()[0].access_version;
     let first = version().await;
-    f.change(chat, MemberChange::Set(user("bob"), ChatRole::Reader)).await;
-    assert_eq!(version().await, first + 1);
-    f.change(chat, MemberChange::Remove(user("bob"))).await;
-    assert_eq!(version().await, first + 2);
-    let none = f.chats.change_members(chat, &[], Timestamp::from_micros(1), &|_| Ok(vec![])).await.unwrap();
-    assert_eq!((none, version().await), (Ok(vec![]), first + 2), "no change, no new version");
+    let set = f.change(chat, MemberChange::Set(user("bob"), ChatRole::Reader)).await;
+    assert_eq!((set, version().await), (first + 1, first + 1));
+    let removed = f.change(chat, MemberChange::Remove(user("bob"))).await;
+    assert_eq!((removed, version().await), (first + 2, first + 2));
+    let none = f.chats.change_members(chat, &[], Timestamp::from_micros(1), &|_| Ok(vec![])).await.unwrap().unwrap();
+    let unchanged = MembersChanged { changes: vec![], access_version: first + 2 };
+    assert_eq!((none, version().await), (unchanged, first + 2), "no change, no new version");
 }
 
 async fn a_users_chats_are_listed_newest_first(f: Fixture) {
@@ -463,5 +468,38 @@ async fn a_chat_that_can_not_be_locked_fails_alone() {
     assert_eq!(sequence(&outcomes[1]), Some(1));
     tx.rollback().await.unwrap();
     assert_eq!(sequences(&f.append(&[message(stuck, "owner", "1", "a")]).await), [Some(1)]);
+    drop_database(&f.place).await;
+}
+
+#[tokio::test]
+async fn an_append_that_postgres_reports_as_failed_is_known_to_be_undone() {
+    let f = postgres_fixture().await;
+    let chat = f.chat(&[]).await;
+    let mut connection = sqlx::PgConnection::connect(&f.place).await.unwrap();
+    // A message's text is the code of the error that its insert meets.
+    for statement in [
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'on purpose' USING ERRCODE = NEW.text; END $$",
+        "CREATE TRIGGER fail BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION fail()",
+    ] {
+        sqlx::query(statement).execute(&mut connection).await.unwrap();
+    }
+    let mut lane = f.lane().await;
+    for (code, is_undone) in [
+        ("25006", true),
+        ("40001", true),
+        ("40P01", true),
+        ("53100", true),
+        ("55P03", true),
+        ("57014", true),
+        // What ends the session, or comes from between, may hide a commit.
+        ("57P01", false),
+        ("08006", false),
+        ("40003", false),
+    ] {
+        let error = lane.append(&[message(chat, "owner", code, code)]).await.unwrap_err();
+        assert_eq!((matches!(error, StoreError::Undone(_)), error.is_unknown_outcome()), (is_undone, !is_undone), "{code}: {error:?}");
+    }
+    sqlx::query("DROP TRIGGER fail ON messages").execute(&mut connection).await.unwrap();
+    assert_eq!(sequences(&lane.append(&[message(chat, "owner", "1", "a")]).await.unwrap()), [Some(1)]);
     drop_database(&f.place).await;
 }

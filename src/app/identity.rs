@@ -27,9 +27,10 @@ pub enum IdentityError {
     Trust(#[from] TrustError),
 }
 
-/// An address without its query, which may hold a secret.
-fn place(url: &http::Uri) -> String {
-    format!("{}://{}{}", url.scheme_str().unwrap_or_default(), url.authority().map_or("", |host| host.as_str()), url.path())
+/// An address as it may be shown: without its query, which may hold a secret, and without a user or a password, whoever let them in.
+fn place(url: &Uri) -> String {
+    let port = url.port_u16().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{}://{}{port}{}", url.scheme_str().unwrap_or_default(), url.host().unwrap_or_default(), url.path())
 }
 
 /// The verifier that the configuration asks for. With a JWKS URL it has its keys when this returns.
@@ -65,4 +66,16 @@ fn own(key: &Key, demands: &Demands, path: std::path::PathBuf) -> Result<Verifie
 fn trust(config: &Config, url: &Uri) -> Result<Option<Trust>, TrustError> {
     let https = url.scheme_str() == Some("https");
     https.then(|| Trust::load("CHAT_AUTH_CA", unless_empty(&config.args.auth.auth_ca).as_deref())).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_shown_without_what_may_be_secret() {
+        let shown = |address: &'static str| place(&Uri::from_static(address));
+        assert_eq!(shown("https://alice:hunter2@id.example:8443/keys?key=hunter2"), "https://id.example:8443/keys");
+        assert_eq!(shown("https://[::1]/keys"), "https://[::1]/keys");
+    }
 }

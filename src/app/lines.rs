@@ -67,10 +67,9 @@ impl<W: Write> Lines<W> {
 
     fn write_in_time(&self) -> ! {
         loop {
-            let filled = self.filled.wait_while(self.lock(), |held| held.lines.is_empty());
-            drop(filled.unwrap_or_else(PoisonError::into_inner));
-            std::thread::sleep(HELD_MAX);
-            let mut held = self.lock();
+            let filled = self.filled.wait_while(self.lock(), |held| held.lines.is_empty()).unwrap_or_else(PoisonError::into_inner);
+            // More come meanwhile.
+            let (mut held, _) = self.filled.wait_timeout(filled, HELD_MAX).unwrap_or_else(PoisonError::into_inner);
             held.written_at = Some(Instant::now());
             held.write();
         }

@@ -32,11 +32,8 @@ impl Metrics {
     }
 
     fn queues(&self, out: &mut Text) {
-        out.begin("chat_append_queue_messages", "gauge", "Messages that wait for their lane.");
         let waiting = self.service.upgrade().map(|service| service.waiting_messages()).unwrap_or_default();
-        for (lane, messages) in waiting.into_iter().enumerate() {
-            out.sample("chat_append_queue_messages", &[("lane", &lane.to_string())], messages);
-        }
+        out.gauge("chat_append_queue_messages", "Messages that wait to be stored.", waiting);
     }
 
     fn pool(&self, out: &mut Text) {

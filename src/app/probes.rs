@@ -64,6 +64,7 @@ impl Probes {
             }
             Ok(Err(
                 StoreError::Unreachable(_)
+                | StoreError::Undone(_)
                 | StoreError::Unavailable(_)
                 | StoreError::TimedOut(_)
                 | StoreError::Refused(_)

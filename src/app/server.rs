@@ -36,7 +36,7 @@ use crate::transport::{ChatApi, RouteOptions, routes};
 /// Connections of the pool that serves everything but appends.
 const POOL_CONNECTIONS: u32 = 16;
 /// Lanes on PostgreSQL. Fewer make larger batches; more than one, so that a chat whose lock is held elsewhere doesn't hold up all others.
-const POSTGRES_LANES: usize = 1;
+const POSTGRES_LANES: usize = 2;
 /// Readers of the SQLite file.
 const SQLITE_READERS: u32 = 4;
 /// How often certificate, key and client CA are looked at.

@@ -34,6 +34,30 @@ pub(super) struct Stream {
     /// Of a trusted role: reads without being a member.
     pub trusted: bool,
     pub mailbox: Arc<Mailbox>,
+    /// At which access version its user was known to be a member, at least; unknown until it has joined.
+    pub member_at: Option<i64>,
+    /// The newest version at which its user was removed while it joined.
+    pub removed_at: Option<i64>,
+}
+
+impl Stream {
+    /// Whether its user's removal ends its access. What isn't known yet is noted, for when it has joined.
+    pub fn is_ended_by_removal(&mut self, access_version: Option<i64>) -> bool {
+        match (self.member_at, access_version) {
+            (_, None) => true,
+            (Some(member_at), Some(removed_at)) => removed_at > member_at,
+            (None, removed_at) => {
+                self.removed_at = self.removed_at.max(removed_at);
+                false
+            }
+        }
+    }
+
+    /// Notes that its user was a member at a version. Returns whether it was removed behind that.
+    pub fn joined_at(&mut self, access_version: i64) -> bool {
+        self.member_at = Some(access_version);
+        self.removed_at.take().is_some_and(|removed_at| removed_at > access_version)
+    }
 }
 
 impl Channel {

@@ -54,8 +54,16 @@ impl Delivery {
 /// Who loses access to a chat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AccessEnd {
-    Removed { chat_id: ChatId, user_id: UserId },
-    Deleted { chat_id: ChatId },
+    Removed {
+        chat_id: ChatId,
+        user_id: UserId,
+        /// The chat's, from the removal on: somebody who is known to be a member at this version or a later one was added again, and
+        /// stays. `None`: a node that doesn't tell it.
+        access_version: Option<i64>,
+    },
+    Deleted {
+        chat_id: ChatId,
+    },
 }
 
 #[async_trait]

@@ -102,7 +102,7 @@ impl Registry {
             }
         };
         let receiver = channel.sender.subscribe();
-        channel.state().streams.insert(key, Stream { user_id, trusted, mailbox });
+        channel.state().streams.insert(key, Stream { user_id, trusted, mailbox, member_at: None, removed_at: None });
         drop(shard);
         self.subscriptions.fetch_add(1, Ordering::Relaxed);
         (Subscription { registry: Arc::clone(self), channel, chat_id, key }, receiver)
@@ -146,25 +146,36 @@ impl Registry {
         }
     }
 
-    /// Tells streams that their access to a chat has ended.
+    /// Tells streams that their access to a chat has ended. A removal that comes late, when its user was added again, ends nothing.
     pub fn evict(&self, end: &AccessEnd) {
         match end {
-            AccessEnd::Removed { chat_id, user_id } => {
-                self.evict_where(*chat_id, Eviction::Removed, |_, stream| !stream.trusted && stream.user_id == *user_id);
-            }
+            AccessEnd::Removed { chat_id, user_id, access_version } => self.evict_where(*chat_id, Eviction::Removed, |_, stream| {
+                !stream.trusted && stream.user_id == *user_id && stream.is_ended_by_removal(*access_version)
+            }),
             AccessEnd::Deleted { chat_id } => self.evict_where(*chat_id, Eviction::Deleted, |_, _| true),
         }
     }
 
     /// Evicts the streams whose user is not among `members`, as far as they were there before `before`, a
-    /// [`Registry::watermark`] taken before the members were read.
-    pub fn evict_strangers(&self, chat_id: ChatId, members: &HashSet<UserId>, before: u64) {
-        self.evict_where(chat_id, Eviction::Removed, |key, stream| key < before && !stream.trusted && !members.contains(&stream.user_id));
+    /// [`Registry::watermark`] taken before the members were read, which was behind `position`. Of the others it is known then that
+    /// their users were members at its version or later.
+    pub fn evict_strangers(&self, position: &ChatPosition, members: &HashSet<UserId>, before: u64) {
+        self.evict_where(position.chat_id, Eviction::Removed, |key, stream| {
+            if key >= before || stream.trusted {
+                return false;
+            }
+            let is_member = members.contains(&stream.user_id);
+            // Down as well, where the store was restored from an older backup. One that still joins tells its version itself.
+            if is_member && stream.member_at.is_some() {
+                stream.member_at = Some(position.access_version);
+            }
+            !is_member
+        });
     }
 
-    fn evict_where(&self, chat_id: ChatId, eviction: Eviction, affected: impl Fn(u64, &Stream) -> bool) {
+    fn evict_where(&self, chat_id: ChatId, eviction: Eviction, mut affected: impl FnMut(u64, &mut Stream) -> bool) {
         let Some(channel) = self.channel(chat_id) else { return };
-        for (key, stream) in &channel.state().streams {
+        for (key, stream) in &mut channel.state().streams {
             if affected(*key, stream) {
                 stream.mailbox.post(chat_id, *key, eviction);
             }
@@ -252,12 +263,17 @@ impl Subscription {
     }
 
     /// Notes where the chat stood when this stream's membership was checked. The sweep checks again from the oldest version
-    /// that any stream was checked against.
+    /// that any stream was checked against, and a removal ends this stream's access where it is behind this version.
     ///
     /// Returns the sequence up to which the channel brings nothing more, at least `last_sequence`: another stream may have
     /// joined later in the chat, and what was published up to there is dropped. A stream that has less must read it.
     pub fn joined_at(&self, last_sequence: i64, access_version: i64) -> i64 {
         let mut state = self.channel.state();
+        if let Some(stream) = state.streams.get_mut(&self.key)
+            && stream.joined_at(access_version)
+        {
+            stream.mailbox.post(self.chat_id, self.key, Eviction::Removed);
+        }
         state.access_version = Some(state.access_version.map_or(access_version, |known| known.min(access_version)));
         let head = *state.head.get_or_insert(last_sequence);
         // What came while nobody had joined.

@@ -173,6 +173,17 @@ mod tests {
     }
 
     #[test]
+    fn credentials_in_an_address_are_refused_and_not_repeated() {
+        for (flag, setting) in [("--auth-jwks-url", "CHAT_AUTH_JWKS_URL"), ("--auth-service-url", "CHAT_AUTH_SERVICE_URL")] {
+            for address in ["https://alice:hunter2@a", "https://alice@a:8443", "http://:hunter2@localhost", "https://alice:hunter2@a:x"] {
+                let error = key(&[flag, address]).unwrap_err();
+                assert!(error.starts_with(setting) && error.contains("without a user or a password"), "{address}: {error}");
+                assert!(!error.contains("hunter2") && !error.contains("alice"), "{address}: {error}");
+            }
+        }
+    }
+
+    #[test]
     fn the_roles_claim_is_a_path_and_leeway_is_bounded() {
         assert!(key(&["--auth-jwks-url", "https://a", "--auth-roles-claim", "realm_access.roles"]).is_ok());
         assert!(key(&["--auth-jwks-url", "https://a", "--auth-roles-claim", ""]).is_ok());

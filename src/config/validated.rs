@@ -26,7 +26,7 @@ pub enum ConfigError {
     SecretFile(std::io::Error),
     #[error("{0} are set; set exactly one of them")]
     SeveralAuths(String),
-    #[error("{setting}: {why}; set it to an https address")]
+    #[error("{setting}: {why}; set it to an https address without a user or a password")]
     AuthUrl { setting: &'static str, why: &'static str },
     #[error(
         "CHAT_AUTH_ISSUER and CHAT_AUTH_AUDIENCE would not be checked with CHAT_AUTH_SERVICE_URL: the service checks tokens itself; unset them"

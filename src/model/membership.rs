@@ -21,6 +21,14 @@ pub enum MemberChange {
     Remove(UserId),
 }
 
+/// What came of a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MembersChanged {
+    pub changes: Vec<MemberChange>,
+    /// The chat's, behind the changes.
+    pub access_version: i64,
+}
+
 /// Why a change is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {

@@ -17,7 +17,7 @@ pub use access::{Action, ChatRole, SystemRole};
 pub use chat::{Chat, ChatPosition, Member, NewChat};
 pub use identity::Identity;
 pub use ids::{ChatId, UserId};
-pub use membership::{MemberChange, MembershipView, Refusal};
+pub use membership::{MemberChange, MembersChanged, MembershipView, Refusal};
 pub use message::{AppendOutcome, Bound, Message, NewMessage, Page, PageQuery, Reader, Sender};
 pub use network::{Network, client_network};
 pub use origin::Origin;

@@ -6,6 +6,9 @@ pub enum StoreError {
     /// No connection could be had: nothing was asked for.
     #[error("the store can't be reached: {0}")]
     Unreachable(#[source] sqlx::Error),
+    /// The store failed at something and said so before the commit: nothing of the transaction happened, and later the same may go.
+    #[error("the store can't do it now: {0}")]
+    Undone(#[source] sqlx::Error),
     /// No answer: the connection broke, could not be had, or took too long. What was asked for may have happened.
     #[error("the store is unavailable: {0}")]
     Unavailable(#[source] sqlx::Error),
@@ -32,14 +35,24 @@ impl StoreError {
     pub fn is_unknown_outcome(&self) -> bool {
         match self {
             Self::Unavailable(_) | Self::TimedOut(_) => true,
-            Self::Unreachable(_) | Self::Refused(_) | Self::Corrupt(_) | Self::SchemaTooOld => false,
+            Self::Unreachable(_) | Self::Undone(_) | Self::Refused(_) | Self::Corrupt(_) | Self::SchemaTooOld => false,
+        }
+    }
+
+    /// The same failure, of which it is known that it came before the commit.
+    pub(super) fn before_commit(self) -> Self {
+        match self {
+            Self::Unavailable(error) => Self::Undone(error),
+            Self::Unreachable(_) | Self::Undone(_) | Self::TimedOut(_) | Self::Refused(_) | Self::Corrupt(_) | Self::SchemaTooOld => self,
         }
     }
 
     /// Whether a store that didn't answer may do so a little later, with nobody mending a setting.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Unreachable(error) | Self::Unavailable(error) => !matches!(error, sqlx::Error::Configuration(_) | sqlx::Error::Tls(_)),
+            Self::Unreachable(error) | Self::Undone(error) | Self::Unavailable(error) => {
+                !matches!(error, sqlx::Error::Configuration(_) | sqlx::Error::Tls(_))
+            }
             Self::TimedOut(_) => true,
             Self::Refused(_) | Self::Corrupt(_) | Self::SchemaTooOld => false,
         }
@@ -57,8 +70,8 @@ impl From<sqlx::Error> for StoreError {
                 // A server that only reads: behind a fail-over, the name may still lead to what was the writer. Another connection may find
                 // the new one.
                 Some("25006") => Self::Unavailable(error),
-                // PostgreSQL's lock_timeout, deadlock and serialization failures: the transaction was undone.
-                Some("55P03" | "40P01" | "40001") => Self::Unavailable(error),
+                // PostgreSQL's lock_timeout, deadlock and serialization failures; and what stands between that lost the answer.
+                Some("55P03" | "40P01" | "40001" | "40003") => Self::Unavailable(error),
                 Some(code) if code.len() < 5 && code.parse().is_ok_and(is_sqlites_trouble) => Self::Unavailable(error),
                 _ => Self::Refused(error),
             },

@@ -24,8 +24,8 @@ pub use migrations::SchemaError;
 
 use crate::model::chat::CreateKey;
 use crate::model::{
-    AppendOutcome, Chat, ChatId, ChatPosition, ChatRole, Member, MemberChange, MembershipView, NewChat, NewMessage, Page, PageQuery,
-    Refusal, Timestamp, UserId,
+    AppendOutcome, Chat, ChatId, ChatPosition, ChatRole, Member, MemberChange, MembersChanged, MembershipView, NewChat, NewMessage, Page,
+    PageQuery, Refusal, Timestamp, UserId,
 };
 
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
@@ -83,15 +83,15 @@ pub trait ChatRepository: Send + Sync {
     async fn list(&self, user_id: &UserId, before: Option<ChatId>, limit: usize) -> Result<Vec<Chat>>;
 
     /// Changes members. Under the chat's lock it reads a view of the `involved` users, lets `decide` choose, applies
-    /// the changes, and raises `access_version` where there are any. Returns the changes made; the outer error is the
-    /// store's, the inner one `decide`'s or [`Refusal::ChatNotFound`].
+    /// the changes, and raises `access_version` where there are any. Returns the changes made, and the version as it is then; the outer
+    /// error is the store's, the inner one `decide`'s or [`Refusal::ChatNotFound`].
     async fn change_members(
         &self,
         chat_id: ChatId,
         involved: &[UserId],
         now: Timestamp,
         decide: DecideMembers<'_>,
-    ) -> Result<Result<Vec<MemberChange>, Refusal>>;
+    ) -> Result<Result<MembersChanged, Refusal>>;
 
     /// Hides the chat from everyone, at once, where `decide` allows it from the view of `caller`. Its rows go later,
     /// by [`ChatRepository::purge_deleted`].
@@ -119,7 +119,7 @@ pub trait MessageRepository: Send + Sync {
     /// How many lanes are worth opening: appends on different lanes run side by side.
     fn lane_count(&self) -> usize;
 
-    /// Opens a lane. Chats must keep to one lane each, or appends to one chat wait for each other's lock.
+    /// Opens a lane. A chat must be in one lane's batch at a time, or appends to it wait for each other's lock.
     async fn open_lane(&self) -> Result<Box<dyn AppendLane>>;
 
     /// Part of a chat as one reader may see it, in one snapshot with the membership check. `None`: no such chat for
@@ -143,7 +143,7 @@ pub trait AppendLane: Send {
     /// after the other.
     ///
     /// On an `Err` of which [`StoreError::is_unknown_outcome`] nothing is known of the batch: it may be stored. Appending it again is
-    /// right, and finds out. On any other nothing of it is stored.
+    /// right, and finds out. On any other nothing of it is stored; on [`StoreError::Undone`] the same may go at once.
     async fn append(&mut self, batch: &[NewMessage]) -> Result<Vec<AppendOutcome>>;
 }
 

@@ -7,7 +7,7 @@ use tracing::{Instrument, Span};
 
 use super::{AppendLane, ChatRepository, ChatView, CreateOutcome, DecideDelete, DecideMembers, MessageRepository, Pool, Result};
 use crate::model::{
-    AppendOutcome, Chat, ChatId, ChatPosition, Member, MemberChange, NewChat, NewMessage, Page, PageQuery, Refusal, Timestamp, UserId,
+    AppendOutcome, Chat, ChatId, ChatPosition, Member, MembersChanged, NewChat, NewMessage, Page, PageQuery, Refusal, Timestamp, UserId,
 };
 use crate::observe::trace::{self, child_span};
 
@@ -66,7 +66,7 @@ impl ChatRepository for TracedChats {
         involved: &[UserId],
         now: Timestamp,
         decide: DecideMembers<'_>,
-    ) -> Result<Result<Vec<MemberChange>, Refusal>> {
+    ) -> Result<Result<MembersChanged, Refusal>> {
         within(db_span!("db.member.change", self.system), self.inner.change_members(chat_id, involved, now, decide)).await
     }
 

@@ -1,8 +1,10 @@
 //! The append path: group commit.
 //!
-//! Chats are spread over lanes, each with one connection and one bounded queue. A lane takes about half of what is
-//! under way, up to [`BATCH_MESSAGES_MAX`], as one batch; while it commits, the next one gathers. So batches grow with load and nobody
-//! waits for a timer. A chat keeps to one lane, so what is queued first is numbered first.
+//! Lanes, each with a connection of its own, append what waits in one bounded queue. A lane takes a part of what is under way as one batch,
+//! up to [`BATCH_MESSAGES_MAX`]; while it commits, the next one gathers. So batches grow with load and nobody waits for a timer. A chat's
+//! messages are in one batch at a time, so what is queued first is numbered first. [`queue`] tells who takes what.
+
+mod queue;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::{Instrument, Span};
 
+use self::queue::{Queue, Refused};
 use super::Error;
 use crate::broker::{Broker, Delivery};
 use crate::model::{AppendOutcome, ChatId, Message, NewMessage, Timestamp};
@@ -19,12 +22,10 @@ use crate::observe::metrics::{self, Appended, Limit};
 use crate::observe::trace::{self, Origin, TARGET, child_span};
 use crate::repository::{AppendLane, StoreError};
 
-/// Messages that wait for a lane; a send beyond is refused as [`Error::Overloaded`].
+/// Messages that wait for the lanes; a send beyond is refused as [`Error::Overloaded`].
 pub const QUEUE_MESSAGES_MAX: usize = 4_096;
 /// Messages in one transaction.
 pub const BATCH_MESSAGES_MAX: usize = 256;
-/// So many that wait are never left for another transaction.
-const BATCH_MESSAGES_MIN: usize = 8;
 /// Traced requests that a batch's span is linked to; more of them are in it unnamed.
 const BATCH_LINKS_MAX: usize = 32;
 
@@ -114,39 +115,43 @@ struct Job {
 
 /// The way in. When it is dropped the lanes finish what is queued and end.
 pub struct Appender {
-    queues: Vec<mpsc::Sender<Job>>,
+    queue: Arc<Queue>,
 }
 
 impl Appender {
     /// Starts each lane, on a task or, where it blocks, on a thread.
     pub fn start(lanes: Vec<Box<dyn AppendLane>>, broker: &Arc<dyn Broker>) -> (Self, Vec<JoinHandle<()>>) {
-        let (mut queues, mut tasks) = (Vec::new(), Vec::new());
-        for lane in lanes {
-            let (sender, receiver) = mpsc::channel(QUEUE_MESSAGES_MAX);
-            queues.push(sender);
+        let queue = Arc::new(Queue::new(lanes.len()));
+        let start = |(number, lane): (usize, Box<dyn AppendLane>)| {
             let blocks = lane.blocks();
-            let work = run_lane(lane, receiver, Arc::clone(broker));
-            tasks.push(if blocks { on_a_thread(work) } else { tokio::spawn(work) });
-        }
-        (Self { queues }, tasks)
+            let work = run_lane(number, lane, Arc::clone(&queue), Arc::clone(broker));
+            if blocks { on_a_thread(work) } else { tokio::spawn(work) }
+        };
+        let tasks = lanes.into_iter().enumerate().map(start).collect();
+        (Self { queue }, tasks)
     }
 
     /// Queues a message behind those of its chat that were queued before. Never waits.
     pub fn submit(&self, message: NewMessage, reply: Reply) {
-        let queue = &self.queues[message.chat_id.spread() % self.queues.len()];
-        match queue.try_send(Job { message, reply, origin: Origin::current() }) {
+        match self.queue.put(Job { message, reply, origin: Origin::current() }) {
             Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(job)) => {
+            Err(Refused::Full(reply)) => {
                 metrics::limit_hit(Limit::AppendQueue);
-                job.reply.answer(Err(Error::Overloaded));
+                reply.answer(Err(Error::Overloaded));
             }
-            Err(mpsc::error::TrySendError::Closed(job)) => job.reply.answer(Err(Error::GoingAway)),
+            Err(Refused::Closed(reply)) => reply.answer(Err(Error::GoingAway)),
         }
     }
 
-    /// Messages that wait, by lane.
-    pub fn waiting(&self) -> Vec<usize> {
-        self.queues.iter().map(|queue| queue.max_capacity() - queue.capacity()).collect()
+    /// Messages that wait.
+    pub fn waiting(&self) -> usize {
+        self.queue.waiting()
+    }
+}
+
+impl Drop for Appender {
+    fn drop(&mut self) {
+        self.queue.close();
     }
 }
 
@@ -162,11 +167,9 @@ fn on_a_thread(work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()
     tokio::spawn(async { drop(ended.await) })
 }
 
-async fn run_lane(mut lane: Box<dyn AppendLane>, mut queue: mpsc::Receiver<Job>, broker: Arc<dyn Broker>) {
-    let mut jobs = Vec::with_capacity(BATCH_MESSAGES_MAX);
-    let mut before = 0;
-    while queue.recv_many(&mut jobs, batch_size(before, queue.len())).await > 0 {
-        before = jobs.len();
+async fn run_lane(number: usize, mut lane: Box<dyn AppendLane>, queue: Arc<Queue>, broker: Arc<dyn Broker>) {
+    while let Some(mut batch) = queue.take(number).await {
+        let jobs = &mut batch.jobs;
         // Under overload callers give up while they wait: storing for them would take the place of those who still wait.
         let taken = jobs.len();
         jobs.retain(|job| !job.reply.is_abandoned());
@@ -177,18 +180,11 @@ async fn run_lane(mut lane: Box<dyn AppendLane>, mut queue: mpsc::Receiver<Job>,
             continue;
         }
         metrics::APPEND_BATCH_MESSAGES.observe(jobs.len() as u64);
-        let span = batch_span(&jobs);
-        let work = run_batch(lane.as_mut(), &mut jobs, broker.as_ref());
+        let span = batch_span(jobs);
+        let work = run_batch(lane.as_mut(), jobs, broker.as_ref());
         work.instrument(span.clone()).await;
         trace::end(span);
     }
-}
-
-/// How much of what waits makes the next batch: half of what is under way, which is about as much as waits now and was answered last, for
-/// whoever was answered sends again. So while one half commits, the other one is answered and comes back. Taking all that waits, the
-/// senders would fall in step: nobody sends while all of them wait for one large commit, and the first to send then has a commit alone.
-fn batch_size(before: usize, waiting: usize) -> usize {
-    (before + waiting).div_ceil(2).clamp(BATCH_MESSAGES_MIN, BATCH_MESSAGES_MAX)
 }
 
 /// Appends the jobs, answers, and publishes.
@@ -333,16 +329,23 @@ async fn append_all(lane: &mut dyn AppendLane, messages: &[NewMessage]) -> Vec<O
     outcomes
 }
 
-/// Appends, and where the outcome is not known once more before anyone is answered: the ids make that right.
+/// Appends, and before anyone is answered once more where the outcome is not known, which the ids make right, and once more where the
+/// store undid it, as behind a deadlock.
 async fn append_surely(lane: &mut dyn AppendLane, part: &mut Part<'_>) -> Result<Vec<AppendOutcome>, Error> {
-    match timed(lane, part.messages).await {
-        Err(error) if error.is_unknown_outcome() => {
-            metrics::APPEND_UNKNOWN_OUTCOMES.one();
-            tracing::warn!(error = %error, messages = part.messages.len(), "an append's outcome is unknown; appending again");
-            part.is_unsure = true;
-            timed(lane, part.messages).await.map_err(Error::from)
+    let (mut unknown, mut undone) = (false, false);
+    loop {
+        match timed(lane, part.messages).await {
+            Err(error) if error.is_unknown_outcome() && !unknown => {
+                metrics::APPEND_UNKNOWN_OUTCOMES.one();
+                tracing::warn!(error = %error, messages = part.messages.len(), "an append's outcome is unknown; appending again");
+                (unknown, part.is_unsure) = (true, true);
+            }
+            Err(StoreError::Undone(error)) if !undone => {
+                tracing::warn!(error = %error, messages = part.messages.len(), "the store undid an append; appending again");
+                undone = true;
+            }
+            appended => return appended.map_err(Error::from),
         }
-        appended => appended.map_err(Error::from),
     }
 }
 

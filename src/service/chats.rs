@@ -11,7 +11,7 @@ use crate::broker::AccessEnd;
 use crate::model::access::{Action, allows};
 use crate::model::chat::CreateKey;
 use crate::model::membership::{self, Caller};
-use crate::model::{Chat, ChatId, ChatRole, Identity, Member, MemberChange, NewChat, UserId, limits};
+use crate::model::{Chat, ChatId, ChatRole, Identity, Member, MemberChange, MembersChanged, NewChat, UserId, limits};
 use crate::observe::trace;
 use crate::repository::CreateOutcome;
 
@@ -126,9 +126,10 @@ impl ChatService {
         to_the_end(async move {
             let involved = [user_id.clone(), who.user_id.clone()];
             let decide = |view: &_| membership::remove_member(&who, &user_id, view);
-            for change in chats.change_members(chat_id, &involved, now, &decide).await?? {
+            let MembersChanged { changes, access_version } = chats.change_members(chat_id, &involved, now, &decide).await??;
+            for change in changes {
                 if let MemberChange::Remove(user_id) = change {
-                    broker.announce(AccessEnd::Removed { chat_id, user_id }).await;
+                    broker.announce(AccessEnd::Removed { chat_id, user_id, access_version: Some(access_version) }).await;
                 }
             }
             Ok(())

@@ -57,7 +57,7 @@ impl From<StoreError> for Error {
                 Self::Unavailable
             }
             // Only lanes say so.
-            StoreError::Unreachable(_) => {
+            StoreError::Unreachable(_) | StoreError::Undone(_) => {
                 tracing::warn!(error = %error, "the store is unavailable");
                 Self::NotStored
             }

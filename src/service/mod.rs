@@ -97,8 +97,8 @@ impl ChatService {
         self.appender.submit(new_message(caller, send), reply);
     }
 
-    /// Messages that wait to be stored, by lane.
-    pub fn waiting_messages(&self) -> Vec<usize> {
+    /// Messages that wait to be stored.
+    pub fn waiting_messages(&self) -> usize {
         self.appender.waiting()
     }
 

@@ -90,8 +90,11 @@ impl<G: HttpService, D: HttpService> Service<Request<Body>> for Dispatch<G, D> {
                 Err(_) => self.direct(request),
             },
             Speech::GrpcWeb if grpc_web::is_call(&request) => Either::Right(self.grpc_web.call(request)),
-            Speech::WebSocket if self.websocket.agrees(&request) => Either::Right(Box::pin(self.websocket.call(request))),
-            Speech::GrpcWeb | Speech::WebSocket | Speech::Other => self.direct(request),
+            Speech::WebSocket => match self.websocket.agree(&request) {
+                Some(agreed) => Either::Right(self.websocket.open(request, agreed)),
+                None => self.direct(request),
+            },
+            Speech::GrpcWeb | Speech::Other => self.direct(request),
         }
     }
 }

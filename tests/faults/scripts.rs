@@ -113,11 +113,12 @@ pub async fn clients_stalled(stage: &mut Stage) -> u64 {
 }
 
 pub async fn disk_full(stage: &mut Stage) -> u64 {
-    let before = stage.said(UNKNOWN);
+    // Whether it was in a commit or before it: the server has given an append up.
+    let before = stage.said(UNAVAILABLE);
     for _ in 0..rounds(2) {
-        let refused = stage.said(UNKNOWN);
+        let refused = stage.said(UNAVAILABLE);
         stage.disk.as_ref().expect("a small disk").fill();
-        stage.says(UNKNOWN, refused).await;
+        stage.says(UNAVAILABLE, refused).await;
         stage.hold(Duration::from_secs(1)).await;
         stage.disk.as_ref().expect("a small disk").empty();
         // PostgreSQL ends itself when it can't write its log.
@@ -128,7 +129,7 @@ pub async fn disk_full(stage: &mut Stage) -> u64 {
         }
         stage.acks(100).await;
     }
-    stage.said(UNKNOWN) - before
+    stage.said(UNAVAILABLE) - before
 }
 
 pub async fn postgres_killed(stage: &mut Stage) -> u64 {

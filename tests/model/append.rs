@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
 use crate::check::{self, Checked, Script, ensure, equal};
-use crate::memory::{Faults, MemoryStore, POISON, chat_id, lane_of};
+use crate::memory::{Faults, MemoryStore, POISON, chat_id};
 use crate::reference::Model;
 
 const CHATS: u64 = 4;
@@ -52,14 +52,14 @@ struct Publish {
 
 struct RecordingBroker {
     store: Arc<MemoryStore>,
-    lanes: usize,
     log: Mutex<Vec<Publish>>,
 }
 
 #[async_trait]
 impl Broker for RecordingBroker {
     async fn publish(&self, messages: Vec<Arc<Delivery>>) {
-        let after_loss = messages.iter().any(|delivery| self.store.take_lost(lane_of(delivery.message.chat_id, self.lanes)));
+        let lost = messages.iter().filter(|delivery| self.store.take_lost(delivery.message.chat_id));
+        let after_loss = lost.count() > 0;
         let messages = messages.iter().map(|delivery| delivery.message.clone()).collect();
         self.log.lock().unwrap().push(Publish { after_loss, messages });
     }
@@ -69,7 +69,6 @@ impl Broker for RecordingBroker {
 
 struct World {
     appender: Appender,
-    lanes: usize,
     /// How many ids a sender uses: few, so that callers meet.
     ids: usize,
     /// In the order of submits.
@@ -167,12 +166,12 @@ async fn settlement(receiver: &mut mpsc::UnboundedReceiver<Settled>, is_waited_f
     if is_waited_for { receiver.recv().await } else { receiver.try_recv().ok() }
 }
 
+/// A chat's sends are settled in their order.
 fn settle_in_order(world: &World, in_flight: &mut VecDeque<(usize, ChatId, String)>, settled: Settled) -> Checked<Option<NewMessage>> {
     let Settled { chat_id, client_message_id, result } = settled;
-    let lane = lane_of(chat_id, world.lanes);
-    let oldest = in_flight.iter().position(|(_, chat, _)| lane_of(*chat, world.lanes) == lane).ok_or("a settlement of nothing")?;
+    let oldest = in_flight.iter().position(|(_, chat, _)| *chat == chat_id).ok_or("a settlement of nothing")?;
     let (at, chat, id) = in_flight.remove(oldest).ok_or("a settlement of nothing")?;
-    equal(&(chat_id, client_message_id), &(chat, id), "what a stream's lane settled next")?;
+    equal(&(chat_id, client_message_id), &(chat, id), "what of a chat was settled next")?;
     world.settle(at, result)
 }
 
@@ -206,10 +205,10 @@ async fn run(script: Script) -> Checked {
     };
     let lanes = rng.random_range(1..=3);
     let store = MemoryStore::new(chats(), rng.random(), faults);
-    let recording = Arc::new(RecordingBroker { store: Arc::clone(&store), lanes, log: Mutex::default() });
+    let recording = Arc::new(RecordingBroker { store: Arc::clone(&store), log: Mutex::default() });
     let broker: Arc<dyn Broker> = recording.clone();
     let (appender, tasks) = Appender::start(store.lanes(lanes), &broker);
-    let world = Arc::new(World { appender, lanes, ids: script.steps / 2 + 2, history: Mutex::default() });
+    let world = Arc::new(World { appender, ids: script.steps / 2 + 2, history: Mutex::default() });
     let mut callers = Vec::new();
     for number in 0..rng.random_range(2..7) {
         let (world, rng) = (Arc::clone(&world), StdRng::seed_from_u64(rng.random()));
@@ -229,13 +228,13 @@ async fn run(script: Script) -> Checked {
     }
     equal(&store.take_wrong(), &Vec::new(), "what the lanes saw")?;
     let history = history.into_inner().unwrap();
-    answers_are_true(&history, &store, lanes)?;
+    answers_are_true(&history, &store)?;
     nothing_is_stored_in_secret(&history, &store.model())?;
     senders_keep_their_order(&history)?;
-    the_broker_got_what_was_stored(&history, &recording.log.lock().unwrap(), &store, lanes)
+    the_broker_got_what_was_stored(&history, &recording.log.lock().unwrap(), &store)
 }
 
-fn answers_are_true(history: &[Record], store: &MemoryStore, lanes: usize) -> Checked {
+fn answers_are_true(history: &[Record], store: &MemoryStore) -> Checked {
     let model = store.model();
     for record in history {
         let message = &record.message;
@@ -246,7 +245,7 @@ fn answers_are_true(history: &[Record], store: &MemoryStore, lanes: usize) -> Ch
                 let there = model.at(message.chat_id, placed.sequence);
                 there.is_some_and(|there| is_of(there, message) && there.created_at == placed.created_at) && !poison
             }
-            Err(Error::Unavailable | Error::NotStored) => store.was_disturbed(lane_of(message.chat_id, lanes)),
+            Err(Error::Unavailable | Error::NotStored) => store.was_disturbed(message.chat_id),
             Err(Error::Internal) => poison,
             Err(Error::MessageIdTaken) => stored.is_some_and(|old| old.text != message.text),
             Err(Error::ChatNotFound) => name == "dan" && stored.is_none(),
@@ -290,7 +289,7 @@ fn senders_keep_their_order(history: &[Record]) -> Checked {
     Ok(())
 }
 
-fn the_broker_got_what_was_stored(history: &[Record], log: &[Publish], store: &MemoryStore, lanes: usize) -> Checked {
+fn the_broker_got_what_was_stored(history: &[Record], log: &[Publish], store: &MemoryStore) -> Checked {
     let model = store.model();
     let mut published: HashSet<(ChatId, i64)> = HashSet::new();
     let mut heads: BTreeMap<ChatId, i64> = BTreeMap::new();
@@ -311,7 +310,7 @@ fn the_broker_got_what_was_stored(history: &[Record], log: &[Publish], store: &M
     for message in (0..CHATS).flat_map(|number| model.messages(chat_id(number))) {
         // Where the outcome stayed unknown, the sweep finds the message.
         let unknown = |record: &Record| is_of(message, &record.message) && record.result == Some(Err(Error::Unavailable));
-        let excused = store.was_disturbed(lane_of(message.chat_id, lanes)) && history.iter().any(unknown);
+        let excused = store.was_disturbed(message.chat_id) && history.iter().any(unknown);
         ensure(excused || published.contains(&(message.chat_id, message.sequence)), || format!("{message:?} was never published"))?;
     }
     Ok(())

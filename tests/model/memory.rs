@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chat_service::model::{
-    AppendOutcome, Chat, ChatId, ChatPosition, Member, MemberChange, NewChat, NewMessage, Page, PageQuery, Refusal, Timestamp, UserId,
+    AppendOutcome, Chat, ChatId, ChatPosition, Member, MembersChanged, NewChat, NewMessage, Page, PageQuery, Refusal, Timestamp, UserId,
 };
 use chat_service::repository::{
     AppendLane, ChatRepository, ChatView, CreateOutcome, DecideDelete, DecideMembers, MessageRepository, Result, StoreError,
@@ -53,23 +53,19 @@ pub struct MemoryStore {
     faults: Faults,
     calm: AtomicBool,
     began: Instant,
-    /// Lanes that have lost an answer since they were last asked for it.
-    lost: Mutex<BTreeSet<usize>>,
-    /// Lanes whose appends were disturbed at any time.
-    disturbed: Mutex<BTreeSet<usize>>,
+    /// Chats of which an append's answer was lost since this was last asked for.
+    lost: Mutex<BTreeSet<ChatId>>,
+    /// Chats whose appends were disturbed at any time.
+    disturbed: Mutex<BTreeSet<ChatId>>,
+    /// Chats of batches under way.
+    appending: Mutex<BTreeSet<ChatId>>,
     /// What the lanes saw that must not be.
     wrong: Mutex<Vec<String>>,
 }
 
-/// A chat's id. Chats with successive numbers are on successive lanes, and in shards of their own, so that a run doesn't hang
-/// on the order of hash maps.
+/// A chat's id. Chats with successive numbers are in shards of their own, so that a run doesn't hang on the order of hash maps.
 pub fn chat_id(number: u64) -> ChatId {
     ChatId::from_uuid(Uuid::from_u64_pair(0x0198_f7a0_0000_7000, 0x8000_0000_0000_0000 | number))
-}
-
-/// The lane that a chat's messages go through.
-pub fn lane_of(chat_id: ChatId, lanes: usize) -> usize {
-    chat_id.spread() % lanes
 }
 
 impl MemoryStore {
@@ -82,6 +78,7 @@ impl MemoryStore {
             began: Instant::now(),
             lost: Mutex::default(),
             disturbed: Mutex::default(),
+            appending: Mutex::default(),
             wrong: Mutex::default(),
         })
     }
@@ -91,7 +88,7 @@ impl MemoryStore {
     }
 
     pub fn lanes(self: &Arc<Self>, count: usize) -> Vec<Box<dyn AppendLane>> {
-        (0..count).map(|lane| Box::new(ScriptedLane { store: Arc::clone(self), lane, unanswered: None }) as Box<dyn AppendLane>).collect()
+        (0..count).map(|_| Box::new(ScriptedLane { store: Arc::clone(self), unanswered: None }) as Box<dyn AppendLane>).collect()
     }
 
     /// From now on nothing goes wrong.
@@ -103,14 +100,14 @@ impl MemoryStore {
         self.calm.load(Ordering::Relaxed)
     }
 
-    /// Whether the lane has lost an answer since this was last asked.
-    pub fn take_lost(&self, lane: usize) -> bool {
-        self.lost.lock().unwrap().remove(&lane)
+    /// Whether an answer about the chat was lost since this was last asked.
+    pub fn take_lost(&self, chat_id: ChatId) -> bool {
+        self.lost.lock().unwrap().remove(&chat_id)
     }
 
-    /// Whether anything ever went wrong on the lane.
-    pub fn was_disturbed(&self, lane: usize) -> bool {
-        self.disturbed.lock().unwrap().contains(&lane)
+    /// Whether anything ever went wrong with the chat's appends.
+    pub fn was_disturbed(&self, chat_id: ChatId) -> bool {
+        self.disturbed.lock().unwrap().contains(&chat_id)
     }
 
     pub fn take_wrong(&self) -> Vec<String> {
@@ -145,10 +142,10 @@ impl MemoryStore {
         Ok(found)
     }
 
-    fn append(&self, lane: usize, batch: &[NewMessage]) -> Result<Vec<AppendOutcome>> {
+    fn append(&self, batch: &[NewMessage]) -> Result<Vec<AppendOutcome>> {
         let unanswered = || {
-            self.lost.lock().unwrap().insert(lane);
-            self.disturbed.lock().unwrap().insert(lane);
+            self.lost.lock().unwrap().extend(chats_of(batch));
+            self.disturbed.lock().unwrap().extend(chats_of(batch));
             Err(StoreError::TimedOut(Duration::ZERO))
         };
         if self.happens(self.faults.never_arrived) {
@@ -158,7 +155,7 @@ impl MemoryStore {
         let is_busy = !answer_lost && self.happens(self.faults.busy);
         let busy = batch.first().filter(|_| is_busy).map(|message| message.chat_id);
         if busy.is_some() {
-            self.disturbed.lock().unwrap().insert(lane);
+            self.disturbed.lock().unwrap().extend(chats_of(batch));
         }
         let now = self.now();
         let judged: Vec<NewMessage> = batch.iter().filter(|message| Some(message.chat_id) != busy).cloned().collect();
@@ -183,9 +180,12 @@ impl MemoryStore {
     }
 }
 
+fn chats_of(batch: &[NewMessage]) -> BTreeSet<ChatId> {
+    batch.iter().map(|message| message.chat_id).collect()
+}
+
 struct ScriptedLane {
     store: Arc<MemoryStore>,
-    lane: usize,
     /// The batch whose first answer was lost: it must come once more before anything else.
     unanswered: Option<Vec<NewMessage>>,
 }
@@ -197,9 +197,14 @@ impl AppendLane for ScriptedLane {
         if first.as_deref().is_some_and(|first| first != batch) {
             self.store.wrong.lock().unwrap().push("behind a lost answer another batch was appended".into());
         }
+        let chats = chats_of(batch);
+        if !chats.iter().all(|chat| self.store.appending.lock().unwrap().insert(*chat)) {
+            self.store.wrong.lock().unwrap().push("two batches under way had messages of one chat".into());
+        }
         self.store.pause().await;
-        let result = self.store.append(self.lane, batch);
+        let result = self.store.append(batch);
         self.store.pause().await;
+        self.store.appending.lock().unwrap().retain(|chat| !chats.contains(chat));
         if first.is_none() && result.as_ref().is_err_and(StoreError::is_unknown_outcome) {
             self.unanswered = Some(batch.to_vec());
         }
@@ -232,7 +237,7 @@ impl ChatRepository for MemoryStore {
         involved: &[UserId],
         now: Timestamp,
         decide: DecideMembers<'_>,
-    ) -> Result<Result<Vec<MemberChange>, Refusal>> {
+    ) -> Result<Result<MembersChanged, Refusal>> {
         self.pause().await;
         Ok(self.model().change_members(chat_id, involved, now, decide))
     }

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use chat_service::model::chat::CreateKey;
 use chat_service::model::message::MESSAGE_OVERHEAD_BYTES;
 use chat_service::model::{
-    AppendOutcome, Bound, Chat, ChatId, ChatPosition, ChatRole, Member, MemberChange, MembershipView, Message, NewChat, NewMessage, Page,
-    PageQuery, Refusal, SystemRole, Timestamp, UserId,
+    AppendOutcome, Bound, Chat, ChatId, ChatPosition, ChatRole, Member, MemberChange, MembersChanged, MembershipView, Message, NewChat,
+    NewMessage, Page, PageQuery, Refusal, SystemRole, Timestamp, UserId,
 };
 use chat_service::repository::{ChatView, CreateOutcome, DecideDelete, DecideMembers};
 
@@ -139,7 +139,7 @@ impl Model {
         involved: &[UserId],
         now: Timestamp,
         decide: DecideMembers<'_>,
-    ) -> Result<Vec<MemberChange>, Refusal> {
+    ) -> Result<MembersChanged, Refusal> {
         let stored = self.chats.get_mut(&chat_id).ok_or(Refusal::ChatNotFound)?;
         let changes = decide(&stored.view(involved))?;
         for change in &changes {
@@ -149,7 +149,7 @@ impl Model {
             }
         }
         stored.access_version += i64::from(!changes.is_empty());
-        Ok(changes)
+        Ok(MembersChanged { changes, access_version: stored.access_version })
     }
 
     pub fn delete(&mut self, chat_id: ChatId, caller: &UserId, decide: DecideDelete<'_>) -> Result<(), Refusal> {

@@ -124,3 +124,26 @@ async fn preflights_count_as_requests_of_their_address() {
     }
     assert!(codes[..3].iter().all(|code| *code == 204) && codes.contains(&429), "{codes:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_good_handshake_over_the_limit_of_its_address_leaves_its_line_and_its_count() {
+    let ground = Ground::new(On::Sqlite).await;
+    let server = Process::serve(&ground, 0, &["--rate-limit-address", "1/s burst 1"]).await;
+    let handshake = [
+        ("connection", "upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ("x-request-id", "of-the-socket"),
+    ];
+    let mut codes = Vec::new();
+    while codes.last() != Some(&429) && codes.len() < 30 {
+        // What the address may ask for, mostly.
+        asked(&ground, server.port, "HEAD", "/", &[]).await;
+        codes.push(asked(&ground, server.port, "GET", "/v1/connect", &handshake).await);
+    }
+    assert_eq!(codes.last(), Some(&429), "{codes:?}");
+    let line = "method=/v1/connect code=ResourceExhausted";
+    until(line, || server.said(line) == 1).await;
+    until_metric(&server, "chat_rpc_requests_total", &["method=\"other\"", "code=\"RESOURCE_EXHAUSTED\""], |now| now >= 1.0).await;
+}

@@ -3,13 +3,13 @@
 //! | bytes | hold |
 //! |---|---|
 //! | 1 | version, 1 |
-//! | 1 | kind: 1 a message, 2 somebody was removed, 3 the chat was deleted |
+//! | 1 | kind: 1 a message, 2 somebody was removed, 3 the chat was deleted, 4 somebody was removed at a known access version |
 //! | 8 | which node sends: what comes back to it is thrown away unread |
-//! | … | message: sequence (8), created_at in µs (8), sender, client_message_id, text, traceparent; removed: user; deleted: nothing |
+//! | … | message: sequence (8), created_at in µs (8), sender, client_message_id, text, traceparent; removed: user, of kind 4 behind the version (8); deleted: nothing |
 //!
 //! Numbers are big-endian; a text is its length (4) and its UTF-8. The chat is the channel's. W3C's `traceparent` of what has sent a message
-//! is there where its trace is sampled; else the frame ends before it. A node throws away a version that it doesn't
-//! know: while nodes of two versions run side by side, they reach each other by the sweep.
+//! is there where its trace is sampled; else the frame ends before it. Kind 2 is of nodes that tell no version. A node throws away a version and
+//! a kind that it doesn't know: while nodes of two versions run side by side, they reach each other by the sweep.
 
 use crate::broker::AccessEnd;
 use crate::model::{ChatId, Message, Timestamp, UserId};
@@ -18,6 +18,7 @@ const VERSION: u8 = 1;
 const MESSAGE: u8 = 1;
 const REMOVED: u8 = 2;
 const DELETED: u8 = 3;
+const REMOVED_AT: u8 = 4;
 /// The longest frame: more than the longest text, ids and numbers take.
 const FRAME_BYTES_MAX: usize = 32 * 1024;
 /// Of a `traceparent`: its version, the trace, the span and flags.
@@ -52,8 +53,9 @@ pub(super) fn of_message(origin: u64, message: &Message, traceparent: Option<&st
 
 pub(super) fn of_end(origin: u64, end: &AccessEnd) -> Vec<u8> {
     match end {
-        AccessEnd::Removed { user_id, .. } => {
-            let mut frame = start(REMOVED, origin, user_id.as_str().len());
+        AccessEnd::Removed { user_id, access_version, .. } => {
+            let mut frame = start(if access_version.is_some() { REMOVED_AT } else { REMOVED }, origin, user_id.as_str().len());
+            frame.extend(access_version.iter().flat_map(|version| version.to_be_bytes()));
             put(&mut frame, user_id.as_str());
             frame
         }
@@ -87,7 +89,11 @@ pub(super) fn read(own: u64, chat_id: ChatId, frame: &[u8]) -> Result<Told, Wire
             };
             Told::Message(message, rest.traceparent()?)
         }
-        REMOVED => Told::End(AccessEnd::Removed { chat_id, user_id: rest.user()? }),
+        REMOVED => Told::End(AccessEnd::Removed { chat_id, user_id: rest.user()?, access_version: None }),
+        REMOVED_AT => {
+            let access_version = Some(i64::from_be_bytes(rest.array::<8>()?));
+            Told::End(AccessEnd::Removed { chat_id, user_id: rest.user()?, access_version })
+        }
         DELETED => Told::End(AccessEnd::Deleted { chat_id }),
         _ => return Err(WireError::UnknownVersion),
     };
@@ -179,9 +185,20 @@ mod tests {
     #[test]
     fn what_ends_access_is_told() {
         let chat = ChatId::generate();
-        for end in [AccessEnd::Removed { chat_id: chat, user_id: UserId::new("bob") }, AccessEnd::Deleted { chat_id: chat }] {
-            assert_eq!(read(US, chat, &of_end(THEM, &end)), Ok(Told::End(end)));
+        let removed = |access_version| AccessEnd::Removed { chat_id: chat, user_id: UserId::new("bob"), access_version };
+        for end in [removed(Some(7)), removed(Some(i64::MAX)), removed(None), AccessEnd::Deleted { chat_id: chat }] {
+            let frame = of_end(THEM, &end);
+            assert_eq!(read(US, chat, &frame[..frame.len() - 1]), Err(WireError::Malformed));
+            assert_eq!(read(US, chat, &frame), Ok(Told::End(end)));
         }
+    }
+
+    #[test]
+    fn a_removal_from_a_node_that_tells_no_version_is_read() {
+        let frame = b"\x01\x02\0\0\0\0\0\0\0\x02\0\0\0\x03bob";
+        let chat_id = ChatId::generate();
+        let removed = AccessEnd::Removed { chat_id, user_id: UserId::new("bob"), access_version: None };
+        assert_eq!(read(US, chat_id, frame), Ok(Told::End(removed)));
     }
 
     #[test]
@@ -216,7 +233,7 @@ mod tests {
         }
 
         #[test]
-        fn anything_is_read_without_harm(frame in prop::collection::vec(any::<u8>(), 0..200), kind in 0_u8..5) {
+        fn anything_is_read_without_harm(frame in prop::collection::vec(any::<u8>(), 0..200), kind in 0_u8..6) {
             drop(read(US, ChatId::generate(), &frame));
             drop(read(US, ChatId::generate(), &[[VERSION, kind].as_slice(), frame.as_slice()].concat()));
         }

@@ -1,3 +1,5 @@
+use futures_util::FutureExt;
+
 use super::*;
 use crate::model::{Message, Timestamp};
 
@@ -16,6 +18,14 @@ fn subscribe(registry: &Arc<Registry>, chat_id: ChatId, user: &str) -> (Subscrip
     let mailbox = Arc::new(Mailbox::default());
     let (subscription, receiver) = registry.subscribe(chat_id, UserId::new(user), false, Arc::clone(&mailbox));
     (subscription, receiver, mailbox)
+}
+
+fn removal(chat_id: ChatId, user: &str, access_version: Option<i64>) -> AccessEnd {
+    AccessEnd::Removed { chat_id, user_id: UserId::new(user), access_version }
+}
+
+fn evictions(mailbox: &Mailbox) -> usize {
+    mailbox.take().now_or_never().map_or(0, |evictions| evictions.len())
 }
 
 #[test]
@@ -45,10 +55,65 @@ async fn an_eviction_reaches_the_removed_users_streams_only() {
     let (registry, chat) = (Registry::new(), ChatId::generate());
     let (subscription, _receiver, mailbox) = subscribe(&registry, chat, "bob");
     let (_other, _other_receiver, other_mailbox) = subscribe(&registry, chat, "alice");
-    registry.evict(&AccessEnd::Removed { chat_id: chat, user_id: UserId::new("bob") });
+    registry.evict(&removal(chat, "bob", None));
     assert_eq!(mailbox.take().await, [(chat, subscription.key(), Eviction::Removed)]);
     registry.evict(&AccessEnd::Deleted { chat_id: chat });
     assert_eq!(other_mailbox.take().await.len(), 1, "only the deletion");
+}
+
+#[test]
+fn a_removal_that_comes_late_does_not_end_the_access_of_somebody_who_was_added_again() {
+    let (registry, chat) = (Registry::new(), ChatId::generate());
+    let (subscription, _receiver, mailbox) = subscribe(&registry, chat, "bob");
+    // Removed at 6, added again at 7.
+    subscription.joined_at(0, 7);
+    registry.evict(&removal(chat, "bob", Some(6)));
+    assert_eq!(evictions(&mailbox), 0);
+    registry.evict(&removal(chat, "bob", Some(8)));
+    assert_eq!(evictions(&mailbox), 1, "removed again");
+}
+
+#[test]
+fn a_removal_without_a_version_ends_access_whatever_is_known() {
+    let (registry, chat) = (Registry::new(), ChatId::generate());
+    let (subscription, _receiver, mailbox) = subscribe(&registry, chat, "bob");
+    registry.evict(&removal(chat, "bob", None));
+    assert_eq!(evictions(&mailbox), 1, "while it joins");
+    subscription.joined_at(0, 7);
+    registry.evict(&removal(chat, "bob", None));
+    assert_eq!(evictions(&mailbox), 1);
+}
+
+#[test]
+fn a_removal_during_a_join_counts_where_it_is_behind_what_the_join_saw() {
+    for (removals, seen, expected) in [(vec![6], 7, 0), (vec![8], 7, 1), (vec![8, 6], 7, 1), (vec![6, 5], 5, 1), (vec![7], 7, 0)] {
+        let (registry, chat) = (Registry::new(), ChatId::generate());
+        let (subscription, _receiver, mailbox) = subscribe(&registry, chat, "bob");
+        for version in &removals {
+            registry.evict(&removal(chat, "bob", Some(*version)));
+        }
+        assert_eq!(evictions(&mailbox), 0, "what the join will see isn't known");
+        subscription.joined_at(0, seen);
+        assert_eq!(evictions(&mailbox), expected, "{removals:?} {seen}");
+    }
+}
+
+#[test]
+fn what_the_sweep_finds_of_members_counts_against_late_removals_too() {
+    let (registry, chat) = (Registry::new(), ChatId::generate());
+    let (subscription, _receiver, mailbox) = subscribe(&registry, chat, "bob");
+    subscription.joined_at(0, 5);
+    let position = |access_version| ChatPosition { chat_id: chat, last_sequence: 0, access_version };
+    let bob = HashSet::from([UserId::new("bob")]);
+    registry.evict_strangers(&position(7), &bob, registry.watermark());
+    registry.evict(&removal(chat, "bob", Some(6)));
+    assert_eq!(evictions(&mailbox), 0, "a member at 7");
+    // The store was restored from an older backup: versions begin again below.
+    registry.evict_strangers(&position(3), &bob, registry.watermark());
+    registry.evict(&removal(chat, "bob", Some(4)));
+    assert_eq!(evictions(&mailbox), 1);
+    registry.evict_strangers(&position(4), &HashSet::new(), registry.watermark());
+    assert_eq!(evictions(&mailbox), 1, "no member any more");
 }
 
 #[derive(Default)]

@@ -8,7 +8,9 @@ use sqlx::{Postgres, Row, Transaction};
 use uuid::Uuid;
 
 use super::{MIGRATOR, PostgresStore, chat, timestamp, to_sql, user_id};
-use crate::model::{Chat, ChatId, ChatPosition, ChatRole, Member, MemberChange, MembershipView, NewChat, Refusal, Timestamp, UserId};
+use crate::model::{
+    Chat, ChatId, ChatPosition, ChatRole, Member, MemberChange, MembersChanged, MembershipView, NewChat, Refusal, Timestamp, UserId,
+};
 use crate::repository::{
     ChatRepository, ChatView, CreateOutcome, DecideDelete, DecideMembers, Pool, Result, StoreError, bounded, migrations, repeated, role,
 };
@@ -116,16 +118,18 @@ impl ChatRepository for PostgresStore {
         involved: &[UserId],
         now: Timestamp,
         decide: DecideMembers<'_>,
-    ) -> Result<Result<Vec<MemberChange>, Refusal>> {
+    ) -> Result<Result<MembersChanged, Refusal>> {
         bounded(async {
             let mut tx = self.pool.begin().await?;
-            let Some(view) = lock_and_view(&mut tx, chat_id, involved).await? else { return Ok(Err(Refusal::ChatNotFound)) };
+            let Some((view, access_version)) = lock_and_view(&mut tx, chat_id, involved).await? else {
+                return Ok(Err(Refusal::ChatNotFound));
+            };
             let changes = match decide(&view) {
                 Ok(changes) => changes,
                 Err(refusal) => return Ok(Err(refusal)),
             };
             if changes.is_empty() {
-                return Ok(Ok(changes));
+                return Ok(Ok(MembersChanged { changes, access_version }));
             }
             let (mut users, mut roles, mut removed) = (Vec::new(), Vec::new(), Vec::new());
             for change in &changes {
@@ -148,7 +152,7 @@ impl ChatRepository for PostgresStore {
                 .execute(&mut *tx)
                 .await?;
             tx.commit().await?;
-            Ok(Ok(changes))
+            Ok(Ok(MembersChanged { changes, access_version: access_version + 1 }))
         })
         .await
     }
@@ -156,7 +160,7 @@ impl ChatRepository for PostgresStore {
     async fn delete(&self, chat_id: ChatId, caller: &UserId, now: Timestamp, decide: DecideDelete<'_>) -> Result<Result<(), Refusal>> {
         bounded(async {
             let mut tx = self.pool.begin().await?;
-            let Some(view) = lock_and_view(&mut tx, chat_id, std::slice::from_ref(caller)).await? else {
+            let Some((view, _)) = lock_and_view(&mut tx, chat_id, std::slice::from_ref(caller)).await? else {
                 return Ok(Err(Refusal::ChatNotFound));
             };
             if let Err(refusal) = decide(&view) {
@@ -236,15 +240,13 @@ impl ChatRepository for PostgresStore {
     }
 }
 
-/// Locks the chat's row, and only then, in statements of their own, reads what a decision needs.
-async fn lock_and_view(tx: &mut Transaction<'_, Postgres>, chat_id: ChatId, involved: &[UserId]) -> Result<Option<MembershipView>> {
-    let locked = sqlx::query("SELECT id FROM chats WHERE id = $1 AND deleted_at IS NULL FOR UPDATE")
+/// Locks the chat's row, which tells its access version, and only then, in statements of their own, reads what a decision needs.
+async fn lock_and_view(tx: &mut Transaction<'_, Postgres>, chat_id: ChatId, involved: &[UserId]) -> Result<Option<(MembershipView, i64)>> {
+    let locked = sqlx::query("SELECT access_version FROM chats WHERE id = $1 AND deleted_at IS NULL FOR UPDATE")
         .bind(chat_id.as_uuid())
         .fetch_optional(&mut **tx)
         .await?;
-    if locked.is_none() {
-        return Ok(None);
-    }
+    let Some(locked) = locked else { return Ok(None) };
     let counts = sqlx::query("SELECT count(*) AS members, count(*) FILTER (WHERE role = 1) AS owners FROM chat_members WHERE chat_id = $1")
         .bind(chat_id.as_uuid())
         .fetch_one(&mut **tx)
@@ -259,11 +261,12 @@ async fn lock_and_view(tx: &mut Transaction<'_, Postgres>, chat_id: ChatId, invo
     for row in &rows {
         roles.insert(user_id(row, "user_id")?, role(row.try_get("role")?)?);
     }
-    Ok(Some(MembershipView {
+    let view = MembershipView {
         member_count: counts.try_get::<i64, _>("members")? as usize,
         owner_count: counts.try_get::<i64, _>("owners")? as usize,
         roles,
-    }))
+    };
+    Ok(Some((view, locked.try_get("access_version")?)))
 }
 
 async fn set_roles(tx: &mut PgConnection, chat_id: ChatId, users: &[&str], roles: &[i16], now: Timestamp) -> Result<()> {

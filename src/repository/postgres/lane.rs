@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgDatabaseError, PgRow, PgSeverity};
 use sqlx::{ConnectOptions, Row};
 use uuid::Uuid;
 
@@ -65,7 +65,8 @@ impl PostgresLane {
             .bind(ids(batch))
             .bind(texts(batch));
         let connection = self.connect().await?;
-        let Some(row) = deadline(ANSWER_TIMEOUT, query.fetch_optional(connection)).await? else { return Ok(None) };
+        let answer = deadline(ANSWER_TIMEOUT, query.fetch_optional(connection)).await.map_err(of_statement)?;
+        let Some(row) = answer else { return Ok(None) };
         let (befores, times): (Vec<i64>, Vec<DateTime<Utc>>) = (row.try_get("befores")?, row.try_get("times")?);
         let stored = places.iter().zip(ranks).map(|(place, rank)| {
             let at = usize::try_from(place - 1).ok()?;
@@ -88,7 +89,7 @@ impl PostgresLane {
             .bind(texts(batch))
             .bind(skip_locked);
         let connection = self.connect().await?;
-        let rows = deadline(ANSWER_TIMEOUT, query.fetch_all(connection)).await?;
+        let rows = deadline(ANSWER_TIMEOUT, query.fetch_all(connection)).await.map_err(of_statement)?;
         if rows.len() != batch.len() {
             return Err(StoreError::corrupt(format!("{} answers for {} messages", rows.len(), batch.len())));
         }
@@ -124,11 +125,12 @@ impl AppendLane for PostgresLane {
     async fn append(&mut self, batch: &[NewMessage]) -> Result<Vec<AppendOutcome>> {
         let result = match self.call(batch).await {
             // One chat's lock couldn't be had: the others go on without it.
-            Err(StoreError::Unavailable(error)) if is_lock_timeout(&error) => self.append_judged(batch, true).await,
+            Err(StoreError::Undone(error)) if is_lock_timeout(&error) => self.append_judged(batch, true).await,
             result => result,
         };
+        // Where it is known that nothing happened, too: a new connection may find a server with room, or one that writes.
         if let Err(error) = &result
-            && error.is_unknown_outcome()
+            && (error.is_unknown_outcome() || matches!(error, StoreError::Undone(_)))
             && let Some(connection) = self.connection.take()
         {
             abandon(connection);
@@ -144,6 +146,24 @@ fn rights(role: SystemRole) -> i16 {
         SystemRole::User => 1,
         SystemRole::Reader => 0,
     }
+}
+
+/// A statement here is a transaction of its own. What PostgreSQL reports of it as an ERROR has undone it, also where it came up in the
+/// commit: behind a commit that is written it reports none. What ends the session may come at any time.
+fn of_statement(error: StoreError) -> StoreError {
+    if is_undone(&error) { error.before_commit() } else { error }
+}
+
+fn is_undone(error: &StoreError) -> bool {
+    let StoreError::Unavailable(sqlx::Error::Database(database)) = error else { return false };
+    database.try_downcast_ref::<PgDatabaseError>().is_some_and(|told| told.severity() == PgSeverity::Error && undoes(told.code()))
+}
+
+/// Whether an ERROR with this code is the server's own word on a statement: what proxies make up, when they lose the server, is of class 08.
+fn undoes(code: &str) -> bool {
+    // Read-only; serialization failure, deadlock; a lock that isn't had in time; a statement that is cancelled or takes too long; too few
+    // resources; the system.
+    matches!(code, "25006" | "40001" | "40P01" | "55P03" | "57014") || ["53", "58"].iter().any(|class| code.starts_with(class))
 }
 
 fn is_lock_timeout(error: &sqlx::Error) -> bool {
@@ -163,5 +183,28 @@ fn outcome(row: &PgRow) -> Result<AppendOutcome> {
         b'R' => Ok(AppendOutcome::Denied),
         b'B' => Ok(AppendOutcome::Busy),
         other => Err(StoreError::corrupt(format!("chat_append answered {other}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_server_says_of_a_statement_undoes_it() {
+        for code in ["25006", "40001", "40P01", "53100", "53200", "53300", "55P03", "57014", "58030"] {
+            assert!(undoes(code), "{code}");
+        }
+        // A lost connection, a shutdown, a crash elsewhere, an outcome that the one between doesn't know.
+        for code in ["08006", "08P01", "57P01", "57P02", "40003", ""] {
+            assert!(!undoes(code), "{code}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_answer_stays_unknown() {
+        let broken = || StoreError::Unavailable(sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into()));
+        assert!(of_statement(broken()).is_unknown_outcome());
+        assert!(of_statement(StoreError::TimedOut(ANSWER_TIMEOUT)).is_unknown_outcome());
     }
 }

@@ -199,4 +199,12 @@ mod tests {
         assert_eq!(names("?sslpassword=hunter2&connect_timeout=9"), "sslpassword connect_timeout");
         assert_eq!(names("?hunter2&Hunter2=x"), "(not shown) (not shown)");
     }
+
+    #[test]
+    fn an_address_that_is_none_is_refused_without_repeating_its_password() {
+        for bad in ["postgres://u:hunter2@h:port/d", "postgres://u:hunter2@[h/d", "postgres://u:hunter2@h/d?port=hunter2"] {
+            let error = connect_options(bad).expect_err("it is refused").to_string();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
 }

@@ -8,7 +8,9 @@ use sqlx::{Row, Sqlite, Transaction};
 use uuid::Uuid;
 
 use super::{MIGRATOR, SqliteStore, begin, chat, chat_id, hex_ids, timestamp, user_id};
-use crate::model::{Chat, ChatId, ChatPosition, ChatRole, Member, MemberChange, MembershipView, NewChat, Refusal, Timestamp, UserId};
+use crate::model::{
+    Chat, ChatId, ChatPosition, ChatRole, Member, MemberChange, MembersChanged, MembershipView, NewChat, Refusal, Timestamp, UserId,
+};
 use crate::repository::{
     ChatRepository, ChatView, CreateOutcome, DecideDelete, DecideMembers, Pool, Result, StoreError, bounded, migrations, repeated, role,
 };
@@ -115,17 +117,17 @@ impl ChatRepository for SqliteStore {
         involved: &[UserId],
         now: Timestamp,
         decide: DecideMembers<'_>,
-    ) -> Result<Result<Vec<MemberChange>, Refusal>> {
+    ) -> Result<Result<MembersChanged, Refusal>> {
         bounded(async {
             let mut writer = self.writer.lock().await;
             let mut tx = begin(&mut writer).await?;
-            let Some(view) = view(&mut tx, chat_id, involved).await? else { return Ok(Err(Refusal::ChatNotFound)) };
+            let Some((view, access_version)) = view(&mut tx, chat_id, involved).await? else { return Ok(Err(Refusal::ChatNotFound)) };
             let changes = match decide(&view) {
                 Ok(changes) => changes,
                 Err(refusal) => return Ok(Err(refusal)),
             };
             if changes.is_empty() {
-                return Ok(Ok(changes));
+                return Ok(Ok(MembersChanged { changes, access_version }));
             }
             for change in &changes {
                 match change {
@@ -144,7 +146,7 @@ impl ChatRepository for SqliteStore {
                 .execute(&mut *tx)
                 .await?;
             tx.commit().await?;
-            Ok(Ok(changes))
+            Ok(Ok(MembersChanged { changes, access_version: access_version + 1 }))
         })
         .await
     }
@@ -153,7 +155,9 @@ impl ChatRepository for SqliteStore {
         bounded(async {
             let mut writer = self.writer.lock().await;
             let mut tx = begin(&mut writer).await?;
-            let Some(view) = view(&mut tx, chat_id, std::slice::from_ref(caller)).await? else { return Ok(Err(Refusal::ChatNotFound)) };
+            let Some((view, _)) = view(&mut tx, chat_id, std::slice::from_ref(caller)).await? else {
+                return Ok(Err(Refusal::ChatNotFound));
+            };
             if let Err(refusal) = decide(&view) {
                 return Ok(Err(refusal));
             }
@@ -232,13 +236,13 @@ impl ChatRepository for SqliteStore {
     }
 }
 
-/// What a decision needs; the transaction holds the file's write lock.
-async fn view(tx: &mut Transaction<'_, Sqlite>, chat_id: ChatId, involved: &[UserId]) -> Result<Option<MembershipView>> {
-    let found =
-        sqlx::query("SELECT id FROM chats WHERE id = ? AND deleted_at IS NULL").bind(chat_id.as_uuid()).fetch_optional(&mut **tx).await?;
-    if found.is_none() {
-        return Ok(None);
-    }
+/// What a decision needs, and the chat's access version; the transaction holds the file's write lock.
+async fn view(tx: &mut Transaction<'_, Sqlite>, chat_id: ChatId, involved: &[UserId]) -> Result<Option<(MembershipView, i64)>> {
+    let found = sqlx::query("SELECT access_version FROM chats WHERE id = ? AND deleted_at IS NULL")
+        .bind(chat_id.as_uuid())
+        .fetch_optional(&mut **tx)
+        .await?;
+    let Some(found) = found else { return Ok(None) };
     let counts = sqlx::query("SELECT count(*) AS members, count(*) FILTER (WHERE role = 1) AS owners FROM chat_members WHERE chat_id = ?")
         .bind(chat_id.as_uuid())
         .fetch_one(&mut **tx)
@@ -254,11 +258,12 @@ async fn view(tx: &mut Transaction<'_, Sqlite>, chat_id: ChatId, involved: &[Use
     for row in &rows {
         roles.insert(user_id(row, "user_id")?, role(row.try_get("role")?)?);
     }
-    Ok(Some(MembershipView {
+    let view = MembershipView {
         member_count: counts.try_get::<i64, _>("members")? as usize,
         owner_count: counts.try_get::<i64, _>("owners")? as usize,
         roles,
-    }))
+    };
+    Ok(Some((view, found.try_get("access_version")?)))
 }
 
 async fn set_role(tx: &mut SqliteConnection, chat_id: ChatId, user: &UserId, role: ChatRole, now: Timestamp) -> Result<()> {

@@ -36,7 +36,7 @@ impl AppendLane for SqliteLane {
         let _writer = bounded(async { Ok(self.writer.lock().await) }).await?;
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => open(&self.path)?,
+            None => open(&self.path).map_err(StoreError::before_commit)?,
         };
         let appended = append(&mut connection, batch);
         // One with an open transaction is closed: that ends it.
@@ -63,10 +63,21 @@ struct ChatState {
     moved: bool,
 }
 
+/// Of what fails only a commit may have happened: whatever ends the transaction before undoes it.
 fn append(connection: &mut Connection, batch: &[NewMessage]) -> Result<Vec<AppendOutcome>> {
-    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(StoreError::from);
+    let tx = begun.map_err(StoreError::before_commit)?;
+    let (outcomes, moved) = place_all(&tx, batch).map_err(StoreError::before_commit)?;
+    if moved {
+        tx.commit()?;
+    }
+    Ok(outcomes)
+}
+
+/// The batch's outcomes, and whether there is anything to commit.
+fn place_all(tx: &Transaction<'_>, batch: &[NewMessage]) -> Result<(Vec<AppendOutcome>, bool)> {
     let now = SystemClock.now();
-    let mut statements = Statements::of(&tx)?;
+    let mut statements = Statements::of(tx)?;
     // `None`: there is no such chat.
     let mut chats: HashMap<ChatId, Option<ChatState>> = HashMap::with_capacity(batch.len());
     let mut outcomes = Vec::with_capacity(batch.len());
@@ -85,11 +96,7 @@ fn append(connection: &mut Connection, batch: &[NewMessage]) -> Result<Vec<Appen
         statements.raise(*id, chat)?;
         moved = true;
     }
-    drop(statements);
-    if moved {
-        tx.commit()?;
-    }
-    Ok(outcomes)
+    Ok((outcomes, moved))
 }
 
 struct Statements<'a> {
@@ -164,5 +171,48 @@ impl<'a> Statements<'a> {
     fn raise(&mut self, id: ChatId, chat: &ChatState) -> Result<()> {
         self.raise.execute(params![chat.last_sequence, chat.last_message_at.as_micros(), id.as_uuid().as_bytes()])?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::{Sender, SystemRole, UserId};
+    use crate::repository::sqlite::{SqliteOptions, SqliteStore};
+
+    #[tokio::test]
+    async fn what_fails_before_the_commit_is_surely_not_stored() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("chat.db");
+        let _store = SqliteStore::open(&SqliteOptions { path: path.clone(), read_connections: 1 }, true).await.unwrap();
+        let (chat_id, mut other) = (ChatId::generate(), open(&path).unwrap());
+        let chat = "INSERT INTO chats (id, title, created_by, created_at) VALUES (?, 't', 'u', 1)";
+        other.execute(chat, [chat_id.as_uuid().as_bytes()]).unwrap();
+        let sender = Sender { user_id: UserId::new("backend"), role: SystemRole::Service };
+        let message =
+            |number: usize| NewMessage { chat_id, sender: sender.clone(), client_message_id: number.to_string(), text: "x".repeat(4_096) };
+        let batch: Vec<NewMessage> = (0..16).map(message).collect();
+
+        let mut lane = open(&path).unwrap();
+        lane.busy_timeout(Duration::ZERO).unwrap();
+        let writing = other.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
+        let busy = append(&mut lane, &batch).unwrap_err();
+        drop(writing);
+        let mut only_reads = open(&path).unwrap();
+        only_reads.pragma_update(None, "query_only", "on").unwrap();
+        let read_only = append(&mut only_reads, &batch).unwrap_err();
+        let mut full = open(&path).unwrap();
+        // The file may not grow any more.
+        full.pragma_update_and_check(None, "max_page_count", 1, |_| Ok(())).unwrap();
+        let no_room = append(&mut full, &batch).unwrap_err();
+        for error in [busy, read_only, no_room] {
+            assert!(matches!(error, StoreError::Undone(_)), "{error:?}");
+        }
+        assert!(full.is_autocommit(), "the connection is free for the next batch");
+
+        let outcomes = append(&mut lane, &batch).unwrap();
+        assert!(matches!(outcomes[0], AppendOutcome::Stored { sequence: 1, .. }), "{outcomes:?}");
     }
 }

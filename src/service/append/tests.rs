@@ -17,6 +17,8 @@ enum Call {
     Busy,
     /// No connection can be had.
     Unreachable,
+    /// It says before the commit that it can't.
+    Undone,
 }
 
 /// A store whose first calls end as they are told, that refuses poison, and notes the batches that it got.
@@ -37,6 +39,7 @@ impl AppendLane for ScriptedLane {
         let call = self.script.pop_front();
         match call {
             Some(Call::Unreachable) => return Err(StoreError::Unreachable(sqlx::Error::PoolTimedOut)),
+            Some(Call::Undone) => return Err(StoreError::Undone(sqlx::Error::PoolTimedOut)),
             Some(Call::Busy) => return Ok(batch.iter().map(|_| AppendOutcome::Busy).collect()),
             Some(Call::AnswerLost) | None => {}
         }
@@ -52,7 +55,7 @@ impl AppendLane for ScriptedLane {
             .collect();
         match call {
             Some(Call::AnswerLost) => Err(StoreError::TimedOut(std::time::Duration::ZERO)),
-            Some(Call::Busy | Call::Unreachable) | None => Ok(outcomes),
+            Some(Call::Busy | Call::Unreachable | Call::Undone) | None => Ok(outcomes),
         }
     }
 }
@@ -148,20 +151,30 @@ async fn an_answer_lost_twice_is_unavailable_for_everyone_in_the_batch() {
 
 #[tokio::test]
 async fn behind_a_lost_answer_nothing_says_that_a_message_is_not_stored() {
-    for second in [Call::Busy, Call::Unreachable] {
-        let (results, _) = send_all(scripted(&[Call::AnswerLost, second]), &["a", "b"]).await;
-        assert_eq!(results, [Err(Error::Unavailable), Err(Error::Unavailable)], "{second:?}");
+    for then in [&[Call::Busy][..], &[Call::Unreachable], &[Call::Undone, Call::Undone], &[Call::Undone, Call::AnswerLost]] {
+        let (results, published) = send_all(scripted(&[&[Call::AnswerLost][..], then].concat()), &["a", "b"]).await;
+        assert_eq!(results, [Err(Error::Unavailable), Err(Error::Unavailable)], "{then:?}");
+        assert!(published.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn an_append_that_was_undone_is_tried_again_and_a_lost_answer_behind_it_is_asked_for_again() {
+    for script in [&[Call::Undone][..], &[Call::Undone, Call::AnswerLost], &[Call::AnswerLost, Call::Undone]] {
+        let (results, published) = send_all(scripted(script), &["a", "b"]).await;
+        assert_eq!(sequences(&results), [Some(1), Some(2)], "{script:?}");
+        assert_eq!(published, [1, 2], "{script:?}: each once");
     }
 }
 
 #[tokio::test]
 async fn what_was_surely_not_stored_is_told_so() {
-    for first in [Call::Busy, Call::Unreachable] {
-        let lane = scripted(&[first]);
+    for script in [&[Call::Busy][..], &[Call::Unreachable], &[Call::Undone, Call::Undone], &[Call::Undone, Call::Unreachable]] {
+        let lane = scripted(script);
         let calls = Arc::clone(&lane.calls);
         let (results, published) = send_all(lane, &["a", "b"]).await;
-        assert_eq!(results, [Err(Error::NotStored), Err(Error::NotStored)], "{first:?}");
-        assert!(published.is_empty() && calls.lock().unwrap().len() == 1);
+        assert_eq!(results, [Err(Error::NotStored), Err(Error::NotStored)], "{script:?}");
+        assert!(published.is_empty() && calls.lock().unwrap().len() == script.len());
     }
 }
 

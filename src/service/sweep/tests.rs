@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::broker::{Eviction, Mailbox, Subscription};
-use crate::model::{Bound, Chat, Member, MemberChange, Message, NewChat, Page, PageQuery, Refusal, Timestamp};
+use crate::model::{Bound, Chat, Member, MembersChanged, Message, NewChat, Page, PageQuery, Refusal, Timestamp};
 use crate::repository::{AppendLane, ChatView, CreateOutcome, DecideDelete, DecideMembers};
 
 const EVERY: Duration = Duration::from_secs(2);
@@ -64,13 +64,7 @@ impl ChatRepository for Store {
         unreachable!("the sweep is nobody")
     }
 
-    async fn change_members(
-        &self,
-        _: ChatId,
-        _: &[UserId],
-        _: Timestamp,
-        _: DecideMembers<'_>,
-    ) -> Result<Result<Vec<MemberChange>, Refusal>> {
+    async fn change_members(&self, _: ChatId, _: &[UserId], _: Timestamp, _: DecideMembers<'_>) -> Result<Result<MembersChanged, Refusal>> {
         unreachable!("the sweep changes nothing")
     }
 

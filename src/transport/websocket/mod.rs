@@ -17,13 +17,14 @@ mod socket;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use axum::body::Body;
-use futures_util::future::{Ready, ready};
+use futures_util::future::{BoxFuture, ready};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper_util::rt::TokioIo;
-use tower::Service;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tower::{Service, service_fn};
 
 use super::connection::{Cut, Leaving, Successor};
 use super::gateway::Gateway;
@@ -31,6 +32,7 @@ use crate::converter::status::{self, Refused};
 use crate::interceptor::HttpService;
 use crate::interceptor::context::{REQUEST_ID, RequestContext};
 use crate::interceptor::limit::check_address;
+use crate::interceptor::log::Log;
 use crate::model::{Network, Origin};
 use crate::ratelimiter::{RateLimiter, RetryAfter};
 use crate::service::Error;
@@ -40,6 +42,8 @@ use socket::Opening;
 pub const PATH: &str = "/v1/connect";
 /// Headers of the request that the call has as well.
 const PASSED_ON: [&str; 3] = ["user-agent", "traceparent", "tracestate"];
+
+type Answer = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
 /// Answers the requests for sockets.
 #[derive(Clone)]
@@ -54,20 +58,6 @@ pub struct WebSocket<S> {
     pub gateway: Arc<Gateway>,
 }
 
-impl<S: HttpService> Service<Request<Body>> for WebSocket<S> {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Ready<Result<Response<Body>, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        ready(Ok(self.answer(request)))
-    }
-}
-
 /// What a request is told that asks for no socket.
 pub fn refuse(request: &Request<Body>, origins: &[Origin], gateway: &Gateway) -> Response<Body> {
     match handshake::agree(request, origins) {
@@ -76,31 +66,53 @@ pub fn refuse(request: &Request<Body>, origins: &[Origin], gateway: &Gateway) ->
     }
 }
 
+/// A connection that may become a socket.
+struct Place {
+    leaving: CancellationToken,
+    cut: CancellationToken,
+    successor: Successor,
+}
+
 impl<S: HttpService> WebSocket<S> {
-    /// Whether a request asks for a socket. The others are refused: see [`refuse`].
-    pub fn agrees(&self, request: &Request<Body>) -> bool {
-        handshake::agree(request, &self.origins).is_ok()
+    /// The answer that agrees, where a request asks for a socket. The others are refused: see [`refuse`].
+    pub fn agree(&self, request: &Request<Body>) -> Option<Response<Body>> {
+        handshake::agree(request, &self.origins).ok()
     }
 
-    fn answer(&self, mut request: Request<Body>) -> Response<Body> {
-        // Here, for the request; the call behind it isn't counted again.
-        if let Err(RetryAfter(wait)) = check_address(&request, self.limiter.as_ref(), &self.trusted_proxies) {
-            return self.gateway.refuse(Refused::RateLimited(wait).into());
+    /// Makes a socket of the connection whose request was agreed to.
+    pub fn open(&self, request: Request<Body>, agreed: Response<Body>) -> Answer {
+        match self.admit(&request) {
+            Ok(place) => Box::pin(ready(Ok(self.upgrade(request, agreed, place)))),
+            Err(status) => self.turn_away(request, status),
         }
-        let mut response = match handshake::agree(&request, &self.origins) {
-            Ok(response) => response,
-            Err(no) => return no.into_response(request.version(), &self.gateway),
-        };
+    }
+
+    fn admit(&self, request: &Request<Body>) -> Result<Place, Status> {
+        // Here, for the request; the call behind it isn't counted again.
+        if let Err(RetryAfter(wait)) = check_address(request, self.limiter.as_ref(), &self.trusted_proxies) {
+            return Err(status::refused(Refused::RateLimited(wait)));
+        }
         let extensions = request.extensions();
         let (Some(Leaving(leaving)), Some(Cut(cut)), Some(successor)) =
             (extensions.get::<Leaving>().cloned(), extensions.get::<Cut>().cloned(), extensions.get::<Successor>().cloned())
         else {
             // Only a connection that the listener has accepted can be upgraded.
-            return self.gateway.error(&status::of_error(&Error::Internal));
+            return Err(status::of_error(&Error::Internal));
         };
         if leaving.is_cancelled() {
-            return self.gateway.error(&status::of_error(&Error::GoingAway));
+            return Err(status::of_error(&Error::GoingAway));
         }
+        Ok(Place { leaving, cut, successor })
+    }
+
+    /// Logged and counted here: it doesn't become the call that would be.
+    fn turn_away(&self, request: Request<Body>, status: Status) -> Answer {
+        let gateway = Arc::clone(&self.gateway);
+        Log(service_fn(move |_: Request<Body>| ready(Ok::<_, Infallible>(gateway.error(&status))))).call(request)
+    }
+
+    fn upgrade(&self, mut request: Request<Body>, mut agreed: Response<Body>, place: Place) -> Response<Body> {
+        let Place { leaving, cut, successor } = place;
         let context = RequestContext::of(request.headers(), None);
         let mut headers = HeaderMap::new();
         for name in PASSED_ON {
@@ -111,7 +123,7 @@ impl<S: HttpService> WebSocket<S> {
         // Ids are made of characters that a header may hold.
         if let Ok(id) = HeaderValue::from_str(&context.request_id) {
             headers.insert(REQUEST_ID, id.clone());
-            response.headers_mut().insert(REQUEST_ID, id);
+            agreed.headers_mut().insert(REQUEST_ID, id);
         }
         let opening = Opening { authorization: handshake::authorization(request.headers()), headers, leaving, cut };
         let (upgrade, calls) = (hyper::upgrade::on(&mut request), self.calls.clone());
@@ -121,6 +133,63 @@ impl<S: HttpService> WebSocket<S> {
                 Err(error) => tracing::debug!(error = %error, "a client did not wait for its WebSocket"),
             }
         }));
-        response
+        agreed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    use http::StatusCode;
+
+    use super::*;
+    use crate::interceptor::address::Peer;
+    use crate::ratelimiter::Check;
+
+    struct Limit(Result<(), RetryAfter>);
+
+    impl RateLimiter for Limit {
+        fn check(&self, _: Check<'_>) -> Result<(), RetryAfter> {
+            self.0
+        }
+    }
+
+    /// The answer to a good handshake.
+    async fn answer(limit: Result<(), RetryAfter>, leaving: &CancellationToken) -> Response<Body> {
+        let websocket = WebSocket {
+            calls: service_fn(|_: Request<Body>| ready(Ok::<_, Infallible>(Response::new(Body::empty())))),
+            origins: Arc::from(Vec::<Origin>::new()),
+            limiter: Arc::new(Limit(limit)),
+            trusted_proxies: Arc::from(Vec::<Network>::new()),
+            gateway: Arc::new(Gateway::new().unwrap()),
+        };
+        let request = Request::get(PATH)
+            .header("connection", "upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+            .header(REQUEST_ID, "of-the-client")
+            .extension(Peer(Ipv4Addr::LOCALHOST.into()))
+            .extension(Leaving(leaving.clone()))
+            .extension(Cut(CancellationToken::new()))
+            .extension(Successor::default());
+        let request = request.body(Body::empty()).unwrap();
+        let agreed = websocket.agree(&request).expect("it is a handshake");
+        websocket.open(request, agreed).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_good_handshake_that_gets_no_socket_is_told_why_and_by_its_id() {
+        let (staying, leaving) = (CancellationToken::new(), CancellationToken::new());
+        leaving.cancel();
+        let limited = answer(Err(RetryAfter(Duration::from_secs(1))), &staying).await;
+        let late = answer(Ok(()), &leaving).await;
+        for (answer, status) in [(limited, StatusCode::TOO_MANY_REQUESTS), (late, StatusCode::SERVICE_UNAVAILABLE)] {
+            assert_eq!(answer.status(), status);
+            assert_eq!(answer.headers()[REQUEST_ID], "of-the-client");
+        }
+        assert_eq!(answer(Ok(()), &staying).await.status(), StatusCode::SWITCHING_PROTOCOLS);
     }
 }

@@ -192,13 +192,13 @@ impl Interest for Nobody {
 fn told_true(story: &Story, model: &Model) -> Checked {
     for (chat_id, seen) in &story.chats {
         let from = seen.base.ok_or("a chat was never joined")?;
-        let expected: Vec<_> = model.messages(*chat_id).iter().filter(|stored| stored.sequence > from).map(message).collect();
+        let expected: Vec<_> = model.messages(*chat_id).iter().filter(|stored| stored.sequence > from).cloned().map(message).collect();
         equal(&seen.messages, &expected, "what was delivered")?;
     }
     let mut last: BTreeMap<ChatId, i64> = BTreeMap::new();
     for sent in &story.sent {
         let (sequence, created_at) = sent.acknowledged.ok_or_else(|| format!("{} was never settled", sent.id))?;
-        let stored = model.at(sent.chat_id, sequence).map(message).ok_or_else(|| format!("{} isn't at {sequence}", sent.id))?;
+        let stored = model.at(sent.chat_id, sequence).cloned().map(message).ok_or_else(|| format!("{} isn't at {sequence}", sent.id))?;
         let there = stored.client_message_id == sent.id && stored.sender_id == story.name && stored.created_at == created_at;
         ensure(there, || format!("{} was acknowledged at {sequence}, {created_at:?}; there is {stored:?}", sent.id))?;
         if sent.attempts == 1 {
