@@ -9,10 +9,6 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
 
-use chat_service::pb::chat::v1 as pb;
-use chat_service::pb::chat::v1::chat_service_server::{ChatService, ChatServiceServer};
-use chat_service::pb::chat::v1::connect_chat_request::Frame;
-use chat_service::pb::chat::v1::connect_chat_response::Event;
 use futures_util::StreamExt;
 use futures_util::stream::{self, Stream};
 use tokio::net::TcpListener;
@@ -23,7 +19,16 @@ use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
+use self::pb::chat_service_server::{ChatService, ChatServiceServer};
+use self::pb::connect_chat_request::Frame;
+use self::pb::connect_chat_response::Event;
 use crate::Done;
+
+/// The API's code with the library's own codec.
+#[allow(clippy::all, clippy::pedantic, dead_code, reason = "generated")]
+mod pb {
+    include!(concat!(env!("OUT_DIR"), "/bare/chat.v1.rs"));
+}
 
 /// The argument that makes this program be the bare server.
 pub const WORD: &str = "bare";

@@ -2,14 +2,15 @@
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Waits for SIGTERM or SIGINT.
-pub async fn asked_to_stop() -> std::io::Result<()> {
+/// Waits for SIGTERM or SIGINT. From the call on they don't end the process by themselves, whether or not it is waited.
+pub fn asked_to_stop() -> std::io::Result<impl Future<Output = ()>> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    })
 }
 
 /// Does something at each SIGHUP, which without this would end the process.

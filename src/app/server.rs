@@ -128,10 +128,10 @@ pub async fn run(args: ServeArgs) -> Result<(), StartError> {
     telemetry::start(&args.log, traces.as_ref())?;
     let config = Config::of(args)?;
     // From here on: the start may wait for the database, and the first process of a container has no signals but those it handles.
-    let mut asked_to_stop = Box::pin(lifecycle::asked_to_stop());
+    let mut asked_to_stop = Box::pin(lifecycle::asked_to_stop().map_err(StartError::Signals)?);
     let mut server = tokio::select! {
         built = Server::build(config) => built?,
-        asked = &mut asked_to_stop => return asked.map_err(StartError::Signals),
+        () = &mut asked_to_stop => return Ok(()),
     };
     server.traces = traces;
     let certificates = server.tls.clone();
@@ -145,9 +145,7 @@ pub async fn run(args: ServeArgs) -> Result<(), StartError> {
     let stop = CancellationToken::new();
     let stopping = stop.clone();
     tokio::spawn(async move {
-        if let Err(error) = asked_to_stop.await {
-            tracing::error!(error = %StartError::Signals(error), "stopping");
-        }
+        asked_to_stop.await;
         stopping.cancel();
     });
     server.run(stop).await;

@@ -1,8 +1,7 @@
 //! What must reach a stream even while it delivers nothing: the end of its access to a chat.
 
-use std::sync::{Mutex, PoisonError};
-
-use tokio::sync::Notify;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use crate::model::ChatId;
 
@@ -15,25 +14,42 @@ pub enum Eviction {
 
 /// One a stream. Bounded by the chats that the stream has joined: each subscription is evicted once.
 #[derive(Debug, Default)]
-pub struct Mailbox {
-    evictions: Mutex<Vec<(ChatId, u64, Eviction)>>,
-    arrived: Notify,
+pub struct Mailbox(Mutex<Posted>);
+
+/// Chat, key of the subscription that is meant, reason.
+type Posting = (ChatId, u64, Eviction);
+
+#[derive(Debug, Default)]
+struct Posted {
+    evictions: Vec<Posting>,
+    reader: Option<Waker>,
 }
 
 impl Mailbox {
     pub(super) fn post(&self, chat_id: ChatId, subscription: u64, eviction: Eviction) {
-        self.evictions.lock().unwrap_or_else(PoisonError::into_inner).push((chat_id, subscription, eviction));
-        self.arrived.notify_one();
+        let mut posted = self.lock();
+        posted.evictions.push((chat_id, subscription, eviction));
+        let reader = posted.reader.take();
+        drop(posted);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
     }
 
-    /// Waits for evictions: chat, key of the subscription that is meant, reason. Cancel safe.
-    pub async fn take(&self) -> Vec<(ChatId, u64, Eviction)> {
-        loop {
-            let taken = std::mem::take(&mut *self.evictions.lock().unwrap_or_else(PoisonError::into_inner));
-            if !taken.is_empty() {
-                return taken;
-            }
-            self.arrived.notified().await;
+    /// The evictions that have come, or none until the one reader is woken.
+    pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Vec<Posting>> {
+        let mut posted = self.lock();
+        if !posted.evictions.is_empty() {
+            return Poll::Ready(std::mem::take(&mut posted.evictions));
         }
+        match &mut posted.reader {
+            Some(reader) => reader.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Posted> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -21,5 +21,42 @@ pub mod auth {
     }
 }
 
+/// The codec of the generated code: Protobuf by prost, with room for a usual message. The library's own takes 8 KiB for each answer, and for
+/// each stream's requests as long as it lives; both grow where a message is larger.
+pub mod codec {
+    use std::marker::PhantomData;
+
+    use prost::Message;
+    use tonic::codec::{BufferSettings, Codec};
+    use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
+
+    const BUFFER_BYTES: usize = 1024;
+    /// How much of a stream's answers is gathered.
+    const GATHERED_BYTES: usize = 32 * 1024;
+
+    pub struct SmallCodec<E, D>(PhantomData<(E, D)>);
+
+    impl<E, D> Default for SmallCodec<E, D> {
+        fn default() -> Self {
+            Self(PhantomData)
+        }
+    }
+
+    impl<E: Message + Send + 'static, D: Message + Default + Send + 'static> Codec for SmallCodec<E, D> {
+        type Encode = E;
+        type Decode = D;
+        type Encoder = ProstEncoder<E>;
+        type Decoder = ProstDecoder<D>;
+
+        fn encoder(&mut self) -> ProstEncoder<E> {
+            ProstCodec::<E, D>::raw_encoder(BufferSettings::new(BUFFER_BYTES, GATHERED_BYTES))
+        }
+
+        fn decoder(&mut self) -> ProstDecoder<D> {
+            ProstCodec::<E, D>::raw_decoder(BufferSettings::new(BUFFER_BYTES, GATHERED_BYTES))
+        }
+    }
+}
+
 /// All descriptors of the API, with custom options: what reflection serves.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -6,7 +6,7 @@
 //! delivery costs no further wake-up. When the companion ends, the stream is dropped, which resets it; when the stream ends,
 //! the companion is dropped, and with it everything that the session holds.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -24,6 +24,29 @@ enum Slot {
 
 thread_local! {
     static SLOT: RefCell<Slot> = const { RefCell::new(Slot::NoStream) };
+    /// Whether a companion is being polled on this thread.
+    static BESIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this is called by a companion, behind which the stream is polled in the same turn: then the stream needs no waking.
+pub fn stream_follows() -> bool {
+    BESIDE.get()
+}
+
+/// Until it goes, a companion is polled on this thread.
+struct Beside;
+
+impl Beside {
+    fn begin() -> Self {
+        BESIDE.set(true);
+        Self
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        BESIDE.set(false);
+    }
 }
 
 /// Attaches a companion to the HTTP/2 stream whose request is being handled; gives it back where there is no such stream (HTTP/1).
@@ -113,10 +136,12 @@ impl<F: Future> Future for StreamTask<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         // The companion first: what it puts out, the stream takes in the same turn.
-        if let Some(companion) = &mut self.companion
-            && companion.as_mut().poll(cx).is_ready()
-        {
-            return Poll::Ready(());
+        if let Some(companion) = &mut self.companion {
+            let beside = Beside::begin();
+            if companion.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            drop(beside);
         }
         let before = SLOT.replace(Slot::Free);
         let ended = self.stream.as_mut().poll(cx).is_ready();

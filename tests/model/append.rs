@@ -245,7 +245,9 @@ fn answers_are_true(history: &[Record], store: &MemoryStore) -> Checked {
                 let there = model.at(message.chat_id, placed.sequence);
                 there.is_some_and(|there| is_of(there, message) && there.created_at == placed.created_at) && !poison
             }
-            Err(Error::Unavailable | Error::NotStored) => store.was_disturbed(message.chat_id),
+            Err(Error::Unavailable) => store.was_disturbed(message.chat_id),
+            // Also what wasn't tried of a batch, behind a part of it that was disturbed.
+            Err(Error::NotStored) => store.was_ever_disturbed(),
             Err(Error::Internal) => poison,
             Err(Error::MessageIdTaken) => stored.is_some_and(|old| old.text != message.text),
             Err(Error::ChatNotFound) => name == "dan" && stored.is_none(),

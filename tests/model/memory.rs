@@ -110,6 +110,10 @@ impl MemoryStore {
         self.disturbed.lock().unwrap().contains(&chat_id)
     }
 
+    pub fn was_ever_disturbed(&self) -> bool {
+        !self.disturbed.lock().unwrap().is_empty()
+    }
+
     pub fn take_wrong(&self) -> Vec<String> {
         std::mem::take(&mut *self.wrong.lock().unwrap())
     }

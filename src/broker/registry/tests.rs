@@ -1,5 +1,7 @@
 use futures_util::FutureExt;
 
+use std::future::poll_fn;
+
 use super::*;
 use crate::model::{Message, Timestamp};
 
@@ -25,7 +27,7 @@ fn removal(chat_id: ChatId, user: &str, access_version: Option<i64>) -> AccessEn
 }
 
 fn evictions(mailbox: &Mailbox) -> usize {
-    mailbox.take().now_or_never().map_or(0, |evictions| evictions.len())
+    poll_fn(|cx| mailbox.poll_take(cx)).now_or_never().map_or(0, |evictions| evictions.len())
 }
 
 #[test]
@@ -56,9 +58,9 @@ async fn an_eviction_reaches_the_removed_users_streams_only() {
     let (subscription, _receiver, mailbox) = subscribe(&registry, chat, "bob");
     let (_other, _other_receiver, other_mailbox) = subscribe(&registry, chat, "alice");
     registry.evict(&removal(chat, "bob", None));
-    assert_eq!(mailbox.take().await, [(chat, subscription.key(), Eviction::Removed)]);
+    assert_eq!(poll_fn(|cx| mailbox.poll_take(cx)).await, [(chat, subscription.key(), Eviction::Removed)]);
     registry.evict(&AccessEnd::Deleted { chat_id: chat });
-    assert_eq!(other_mailbox.take().await.len(), 1, "only the deletion");
+    assert_eq!(poll_fn(|cx| other_mailbox.poll_take(cx)).await.len(), 1, "only the deletion");
 }
 
 #[test]

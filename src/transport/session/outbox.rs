@@ -17,6 +17,7 @@ use tonic::Status;
 
 use crate::converter::{frames, status};
 use crate::pb::chat::v1::connect_chat_response::Event;
+use crate::transport::stream_task;
 
 /// At this many waiting bytes the session stops taking on more.
 pub const HIGH_WATER_BYTES: usize = 64 * 1024;
@@ -41,12 +42,20 @@ struct Shared {
     out: u64,
     /// Where the settlements end that were not taken yet.
     settled: VecDeque<u64>,
-    /// Set by the body, cleared by [`Outbox::taken`].
+    /// Set by the body, cleared by [`Outbox::poll_taken`].
     taken: bool,
     end: Option<Status>,
     ended: bool,
     body: Option<Waker>,
     session: Option<Waker>,
+}
+
+impl Shared {
+    fn wake_body(&mut self) {
+        if !stream_task::stream_follows() {
+            wake(self.body.take());
+        }
+    }
 }
 
 /// How full an outbox is.
@@ -99,14 +108,14 @@ impl Outbox {
             shared.waiting_since = Some(Instant::now());
         }
         PEAK_BYTES.fetch_max(shared.waiting.len(), Ordering::Relaxed);
-        wake(shared.body.take());
+        shared.wake_body();
     }
 
     /// Ends the stream behind what waits.
     pub fn end(&self, status: Status) {
         let mut shared = lock(&self.0);
         shared.end = Some(status);
-        wake(shared.body.take());
+        shared.wake_body();
     }
 
     pub fn level(&self) -> Level {
@@ -114,17 +123,14 @@ impl Outbox {
         Level { has_room: shared.waiting.len() < HIGH_WATER_BYTES, settled: shared.settled.len(), waiting_since: shared.waiting_since }
     }
 
-    /// Waits until the body has taken something since the last call. Cancel safe.
-    pub async fn taken(&self) {
-        std::future::poll_fn(|cx| {
-            let mut shared = lock(&self.0);
-            if std::mem::take(&mut shared.taken) {
-                return Poll::Ready(());
-            }
-            shared.session = Some(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
+    /// Whether the body has taken something since the last call; if not, the session is woken when it does.
+    pub fn poll_taken(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut shared = lock(&self.0);
+        if std::mem::take(&mut shared.taken) {
+            return Poll::Ready(());
+        }
+        shared.session = Some(cx.waker().clone());
+        Poll::Pending
     }
 }
 
@@ -213,7 +219,7 @@ mod tests {
         outbox.settle(frames::going_away(std::time::Duration::ZERO));
         assert_eq!(outbox.level().settled, 1);
         body.frame().await.unwrap().unwrap();
-        outbox.taken().await;
+        std::future::poll_fn(|cx| outbox.poll_taken(cx)).await;
         assert_eq!(outbox.level().settled, 0);
     }
 }

@@ -1,5 +1,6 @@
 //! The loop of a connected stream.
 
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Code, Status};
 use tracing::Instrument;
 
@@ -125,14 +126,15 @@ pub struct Session<S> {
     chats: Vec<JoinedChat>,
     /// Which chat is looked at first: moves on, so that a busy one doesn't hide the others.
     turn: usize,
-    settled_sender: mpsc::UnboundedSender<Settled>,
-    settled: mpsc::UnboundedReceiver<Settled>,
+    /// What becomes of sends; there is room for many, so a stream that has never sent has none.
+    settled: Option<(mpsc::UnboundedSender<Settled>, mpsc::UnboundedReceiver<Settled>)>,
     /// Sends that are on their lane. With those whose settlement waits in the outbox: the stream's window.
     unsettled: usize,
     task: Option<Task<Done>>,
     /// Evictions of the subscription that a join under way has made.
     early: Vec<(u64, Eviction)>,
     page: Option<Task<(u64, Result<Page, Unread>)>>,
+    leaving: Pin<Box<WaitForCancellationFutureOwned>>,
     expiry: Pin<Box<Sleep>>,
     /// Until the first valid frame.
     first_frame_due: Option<Pin<Box<Sleep>>>,
@@ -151,7 +153,7 @@ where
     S: Stream<Item = Result<pb::ConnectChatRequest, Status>> + Unpin + Send + 'static,
 {
     pub fn new(options: SessionOptions, identity: Identity, inbound: S, outbox: Outbox) -> Self {
-        let (settled_sender, settled) = mpsc::unbounded_channel();
+        let leaving = Box::pin(options.draining.clone().cancelled_owned());
         let expiry = Box::pin(sleep_until(deadline(options.clock.as_ref(), identity.expires_at)));
         Self {
             options,
@@ -161,12 +163,12 @@ where
             mailbox: Arc::default(),
             chats: Vec::new(),
             turn: 0,
-            settled_sender,
-            settled,
+            settled: None,
             unsettled: 0,
             task: None,
             early: Vec::new(),
             page: None,
+            leaving,
             expiry,
             first_frame_due: Some(Box::pin(sleep(FIRST_FRAME_DUE))),
             stall: Box::pin(sleep(Duration::ZERO)),
@@ -194,7 +196,7 @@ where
 
     async fn live(mut self) {
         let status = loop {
-            let input = self.next().await;
+            let input = poll_fn(|cx| self.poll_next(cx)).await;
             if let Err(end) = self.handle(input) {
                 break end;
             }
@@ -216,29 +218,55 @@ where
         linger(&self.outbox).await;
     }
 
-    /// Waits for whatever comes first. What must happen whether or not the client reads stands first and asks for no room.
-    async fn next(&mut self) -> Input {
+    /// Whatever comes first. What must happen whether or not the client reads stands first and asks for no room. All that is waited for keeps
+    /// its place among those to be woken from one call to the next.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Input> {
         let level = self.outbox.level();
         let room = level.has_room;
         let window = self.unsettled + level.settled < limits::UNSETTLED_SENDS_PER_STREAM;
-        let read_frames = room && window && self.state == Inbound::Open && self.task.is_none();
-        let chats = &mut self.chats;
-        let turn = self.turn;
-        tokio::select! {
-            biased;
-            () = self.options.draining.cancelled(), if !self.draining => Input::Draining,
-            () = self.expiry.as_mut() => Input::TokenExpired,
-            () = optional(&mut self.first_frame_due), if self.first_frame_due.is_some() => Input::FirstFrameLate,
-            () = self.stall.as_mut(), if level.waiting_since.is_some() && self.options.send_due.is_some() => Input::SendStalled,
-            evictions = self.mailbox.take() => Input::Evicted(evictions),
-            Some(settled) = self.settled.recv(), if room => Input::Settled(settled),
-            // Whether or not there is room: a read that isn't polled would keep its connection from everyone else.
-            done = optional(&mut self.task), if self.task.is_some() => Input::Done(done),
-            (key, page) = optional(&mut self.page), if self.page.is_some() => Input::Page(key, page),
-            () = self.outbox.taken(), if !room || !window => Input::Taken,
-            frame = self.inbound.next(), if read_frames => Input::Frame(frame),
-            (at, item) = std::future::poll_fn(|cx| poll_chats(chats, turn, cx)), if room => Input::Delivery(at, item),
+        if !self.draining && self.leaving.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Input::Draining);
         }
+        if self.expiry.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Input::TokenExpired);
+        }
+        if poll_optional(&mut self.first_frame_due, cx).is_ready() {
+            return Poll::Ready(Input::FirstFrameLate);
+        }
+        if level.waiting_since.is_some() && self.options.send_due.is_some() && self.stall.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Input::SendStalled);
+        }
+        if let Poll::Ready(evictions) = self.mailbox.poll_take(cx) {
+            return Poll::Ready(Input::Evicted(evictions));
+        }
+        if room
+            && let Some((_, settled)) = &mut self.settled
+            && let Poll::Ready(Some(settled)) = settled.poll_recv(cx)
+        {
+            return Poll::Ready(Input::Settled(settled));
+        }
+        // Whether or not there is room: a read that isn't polled would keep its connection from everyone else.
+        if let Poll::Ready(done) = poll_optional(&mut self.task, cx) {
+            return Poll::Ready(Input::Done(done));
+        }
+        if let Poll::Ready((key, page)) = poll_optional(&mut self.page, cx) {
+            return Poll::Ready(Input::Page(key, page));
+        }
+        if (!room || !window) && self.outbox.poll_taken(cx).is_ready() {
+            return Poll::Ready(Input::Taken);
+        }
+        if room
+            && window
+            && self.state == Inbound::Open
+            && self.task.is_none()
+            && let Poll::Ready(frame) = self.inbound.poll_next_unpin(cx)
+        {
+            return Poll::Ready(Input::Frame(frame));
+        }
+        if room && let Poll::Ready((at, item)) = poll_chats(&mut self.chats, self.turn, cx) {
+            return Poll::Ready(Input::Delivery(at, item));
+        }
+        Poll::Pending
     }
 
     fn handle(&mut self, input: Input) -> Result<(), Status> {
@@ -382,7 +410,8 @@ where
                 let message = SendMessage { chat_id, client_message_id: send.client_message_id, text: send.text };
                 // It ends when the message is settled.
                 let span = root_span!(self.origin.as_ref(), "stream.send", chat.id = %chat_id);
-                span.in_scope(|| self.options.service.submit_message(&self.identity, message, self.settled_sender.clone()));
+                let (settled, _) = self.settled.get_or_insert_with(mpsc::unbounded_channel);
+                span.in_scope(|| self.options.service.submit_message(&self.identity, message, settled.clone()));
             }
             Err(refusal) => self.reject(pb::FrameKind::Send, send.chat_id, send.client_message_id, &refusal),
         }
@@ -591,7 +620,7 @@ async fn or_why<T>(read: Result<T, Error>, service: &ChatService, chat_id: ChatI
 
 /// As long as the client reads it gets the rest.
 async fn linger(outbox: &Outbox) {
-    while timeout(LINGER, outbox.taken()).await.is_ok() {}
+    while timeout(LINGER, poll_fn(|cx| outbox.poll_taken(cx))).await.is_ok() {}
 }
 
 /// Repeats a read while the store is away: what the stream has can't be told otherwise.
@@ -608,11 +637,8 @@ async fn persist<T, F: Future<Output = Result<T, Error>>>(read: impl Fn() -> F) 
     read().await
 }
 
-async fn optional<F: Future + Unpin>(task: &mut Option<F>) -> F::Output {
-    match task {
-        Some(task) => task.await,
-        None => std::future::pending().await,
-    }
+fn poll_optional<F: Future + Unpin>(work: &mut Option<F>, cx: &mut Context<'_>) -> Poll<F::Output> {
+    work.as_mut().map_or(Poll::Pending, |work| work.poll_unpin(cx))
 }
 
 /// The next item of a chat that isn't behind, beginning with chat `turn`.
