@@ -70,7 +70,7 @@ async fn the_sweep_heals_what_the_broker_lost() {
     let sweep = tokio::spawn(sweep);
     assert_eq!(within(joined.receiver.recv()).await.unwrap().message.sequence, 1);
     service.remove_member(&alice, chat_id, bob.user_id.clone()).await.unwrap();
-    let evictions = within(mailbox.take()).await;
+    let evictions = within(std::future::poll_fn(|cx| mailbox.poll_take(cx))).await;
     assert_eq!(evictions, [(chat_id, joined.subscription.key(), Eviction::Removed)]);
     sweep.abort();
 }

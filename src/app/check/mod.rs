@@ -11,6 +11,7 @@ pub mod latency;
 mod shared;
 pub mod verify;
 
+use std::future::pending;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -320,14 +321,14 @@ async fn run_clients(
         // A signal ends the sending early; what was sent is settled and judged all the same.
         tokio::select! {
             _ = timeout(duration, sending) => {}
-            _ = lifecycle::asked_to_stop() => {}
+            () = async { if let Ok(asked) = lifecycle::asked_to_stop() { asked.await } else { pending().await } } => {}
         }
         shared.phase.send_replace(Phase::Settling);
         for _ in parts {
             settlements.recv().await;
         }
         shared.phase.send_replace(Phase::Draining);
-        std::future::pending::<()>().await;
+        pending::<()>().await;
     };
     let ended = async {
         while let Some(ended) = clients.join_next().await {

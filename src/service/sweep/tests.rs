@@ -125,7 +125,7 @@ struct Joined {
 impl Joined {
     /// Why the stream loses its chat, which must be known within `due`.
     async fn eviction(&self, due: Duration) -> Eviction {
-        let evictions = timeout(due, self.mailbox.take()).await.expect("its access ends in time");
+        let evictions = timeout(due, std::future::poll_fn(|cx| self.mailbox.poll_take(cx))).await.expect("its access ends in time");
         evictions[0].2
     }
 }
