@@ -143,6 +143,8 @@ pub struct Session<S> {
     state: Inbound,
     follow: bool,
     draining: bool,
+    /// Whether there was no room, or too much was unsettled, when this was last looked at.
+    was_full: bool,
     /// The call's span: what the stream does for hours is linked to it, and not part of it.
     origin: Option<Origin>,
     _open: Held,
@@ -175,6 +177,7 @@ where
             state: Inbound::Open,
             follow: false,
             draining: false,
+            was_full: false,
             origin: Origin::current(),
             _open: metrics::STREAMS_OPEN.hold(),
         }
@@ -252,7 +255,9 @@ where
         if let Poll::Ready((key, page)) = poll_optional(&mut self.page, cx) {
             return Poll::Ready(Input::Page(key, page));
         }
-        if (!room || !window) && self.outbox.poll_taken(cx).is_ready() {
+        let full = !room || !window;
+        // Also where there is room by now: what was put off for want of it is to be begun.
+        if (std::mem::replace(&mut self.was_full, full) || full) && self.outbox.poll_taken(cx).is_ready() {
             return Poll::Ready(Input::Taken);
         }
         if room
