@@ -104,7 +104,8 @@ enum Input {
     Taken,
     SendStalled,
     Frame(Option<Result<pb::ConnectChatRequest, Status>>),
-    Delivery(usize, Result<Arc<Delivery>, BroadcastStreamRecvError>),
+    /// Something was delivered that there is something to do behind.
+    Delivered,
 }
 
 /// What the client has closed, and what is left to do.
@@ -268,8 +269,16 @@ where
         {
             return Poll::Ready(Input::Frame(frame));
         }
-        if room && let Poll::Ready((at, item)) = poll_chats(&mut self.chats, self.turn, cx) {
-            return Poll::Ready(Input::Delivery(at, item));
+        if room { self.poll_deliveries(cx) } else { Poll::Pending }
+    }
+
+    /// Delivers what there is. All else was looked at in this turn, and isn't again for each message.
+    fn poll_deliveries(&mut self, cx: &mut Context<'_>) -> Poll<Input> {
+        while let Poll::Ready((at, item)) = poll_chats(&mut self.chats, self.turn, cx) {
+            self.deliver(at, item);
+            if self.chats[at].cursor.is_behind() || self.state == Inbound::Finishing || !self.outbox.level().has_room {
+                return Poll::Ready(Input::Delivered);
+            }
         }
         Poll::Pending
     }
@@ -296,12 +305,11 @@ where
                 self.page = None;
                 self.page(key, page)?;
             }
-            Input::Taken => {}
+            Input::Taken | Input::Delivered => {}
             Input::SendStalled => self.look_after_stall()?,
             Input::Frame(None) => self.state = Inbound::Closed,
             Input::Frame(Some(Ok(request))) => self.frame(request),
             Input::Frame(Some(Err(error))) => return Err(broken(error)),
-            Input::Delivery(at, item) => self.deliver(at, item),
         }
         Ok(())
     }
