@@ -65,8 +65,9 @@ pub async fn serve(
     let stream = StallGuard::new(stream, limits.send_due);
     match tls {
         None => until_cut(stream, peer, service, limits, draining).await,
-        Some(config) => match in_time(limits.handshake_due, draining, TlsAcceptor::from(config).accept(stream)).await {
-            Ok(Ok(stream)) => until_cut(stream, peer, service, limits, draining).await,
+        // Behind pointers: a task keeps room for all that is passed on in it, at each place that it is passed through.
+        Some(config) => match in_time(limits.handshake_due, draining, Box::pin(TlsAcceptor::from(config).accept(stream))).await {
+            Ok(Ok(stream)) => until_cut(Box::new(stream), peer, service, limits, draining).await,
             Ok(Err(error)) => {
                 metrics::connection_refused(Turned::HandshakeFailed);
                 tracing::debug!(error = %error, "a TLS handshake failed");

@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use axum::body::Body;
 use futures_util::future::{Either, Ready, ready as answered};
@@ -50,9 +50,23 @@ fn speech(headers: &HeaderMap, path: &str) -> Speech {
     }
 }
 
-/// The public port's service. `grpc`: the whole stack of gRPC; `direct`: the shorter one, around a [`Direct`].
-#[derive(Clone)]
-pub struct Dispatch<G, D> {
+/// The public port's service. Whoever has it has a pointer: of the stacks behind it, only the one that a request takes is cloned for it.
+pub struct Dispatch<G, D>(Arc<Stacks<G, D>>);
+
+impl<G, D> Dispatch<G, D> {
+    pub fn new(stacks: Stacks<G, D>) -> Self {
+        Self(Arc::new(stacks))
+    }
+}
+
+impl<G, D> Clone for Dispatch<G, D> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+/// `grpc`: the whole stack of gRPC; `direct`: the shorter one, around a [`Direct`].
+pub struct Stacks<G, D> {
     pub grpc: G,
     pub grpc_web: GrpcWeb<G>,
     pub websocket: WebSocket<G>,
@@ -69,42 +83,43 @@ impl<G: HttpService, D: HttpService> Service<Request<Body>> for Dispatch<G, D> {
     type Error = Infallible;
     type Future = Dispatched<G>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        ready!(self.grpc.poll_ready(cx))?;
-        self.direct.poll_ready(cx)
+    /// Every layer of the stacks, and what is behind them, is always ready.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let stacks = &*self.0;
         if is_preflight(&request) {
-            return self.direct(request);
+            return stacks.direct(request);
         }
         match speech(request.headers(), request.uri().path()) {
-            Speech::Grpc => Either::Left(self.grpc.call(request)),
-            Speech::Rest => match self.gateway.open(&request) {
+            Speech::Grpc => Either::Left(stacks.grpc.clone().call(request)),
+            Speech::Rest => match stacks.gateway.open(&request) {
                 Ok(call) => {
                     let output = call.output();
                     let (request, rest) = drain::hold(request);
-                    let answer = self.grpc.call(call.into_grpc(request));
-                    Either::Right(Box::pin(rest.behind(translated(Arc::clone(&self.gateway), answer, Some(output)))))
+                    let answer = stacks.grpc.clone().call(call.into_grpc(request));
+                    Either::Right(Box::pin(rest.behind(translated(Arc::clone(&stacks.gateway), answer, Some(output)))))
                 }
-                Err(_) => self.direct(request),
+                Err(_) => stacks.direct(request),
             },
-            Speech::GrpcWeb if grpc_web::is_call(&request) => Either::Right(self.grpc_web.call(request)),
-            Speech::WebSocket => match self.websocket.agree(&request) {
-                Some(agreed) => Either::Right(self.websocket.open(request, agreed)),
-                None => self.direct(request),
+            Speech::GrpcWeb if grpc_web::is_call(&request) => Either::Right(stacks.grpc_web.clone().call(request)),
+            Speech::WebSocket => match stacks.websocket.agree(&request) {
+                Some(agreed) => Either::Right(stacks.websocket.open(request, agreed)),
+                None => stacks.direct(request),
             },
-            Speech::GrpcWeb | Speech::Other => self.direct(request),
+            Speech::GrpcWeb | Speech::Other => stacks.direct(request),
         }
     }
 }
 
-impl<G: HttpService, D: HttpService> Dispatch<G, D> {
-    fn direct(&mut self, request: Request<Body>) -> Dispatched<G> {
+impl<G: HttpService, D: HttpService> Stacks<G, D> {
+    fn direct(&self, request: Request<Body>) -> Dispatched<G> {
         let is_head = request.method() == Method::HEAD;
         // The layers around it refuse as gRPC does.
         let (request, rest) = drain::hold(request);
-        let answer = rest.behind(translated(Arc::clone(&self.gateway), self.direct.call(request), None));
+        let answer = rest.behind(translated(Arc::clone(&self.gateway), self.direct.clone().call(request), None));
         Either::Right(Box::pin(async move {
             let answer = answer.await?;
             Ok(if is_head { without_body(answer) } else { answer })

@@ -15,7 +15,7 @@ use tower::Service;
 
 use super::assets::Assets;
 use super::dev_token::DevToken;
-use super::dispatch::{Direct, Dispatch};
+use super::dispatch::{Direct, Dispatch, Stacks};
 use super::gateway::{Gateway, Unsupported};
 use super::grpc_web::GrpcWeb;
 use super::handlers::{ChatApi, ConnectBody};
@@ -96,7 +96,7 @@ pub fn routes<H: Health>(options: RouteOptions<H>) -> Result<impl HttpService + 
     let direct =
         Direct { gateway: Arc::clone(&gateway), assets: Arc::new(Assets::new()), origins: Arc::clone(&origins), minting: options.minting };
     let direct = AddressLimit { inner: direct, limiter: Arc::clone(&limiter), trusted_proxies: Arc::clone(&trusted_proxies) };
-    let dispatch = Dispatch {
+    let dispatch = Dispatch::new(Stacks {
         websocket: WebSocket {
             calls: calls.clone(),
             origins: Arc::clone(&origins),
@@ -108,7 +108,7 @@ pub fn routes<H: Health>(options: RouteOptions<H>) -> Result<impl HttpService + 
         grpc: calls,
         direct: CatchPanic(Log(direct)),
         gateway,
-    };
+    });
     Ok(Cors { inner: dispatch, origins })
 }
 
