@@ -103,7 +103,8 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let cut = Cut(CancellationToken::new());
-    if cut.0.run_until_cancelled(http(io, peer, service, limits, draining, &cut)).await.is_none() {
+    // Boxed, as it is kept twice otherwise: as what is passed on, and as what is run.
+    if cut.0.run_until_cancelled(Box::pin(http(io, peer, service, limits, draining, &cut))).await.is_none() {
         tracing::debug!("a connection is cut: its client took nothing for too long");
     }
 }

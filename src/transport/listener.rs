@@ -75,7 +75,8 @@ pub async fn serve(
         let open = metrics::CONNECTIONS_OPEN.hold();
         connections.spawn(async move {
             let _held = (slot, place, open);
-            cut.run_until_cancelled(connection::serve(stream, peer, tls, service, &limits, &draining)).await;
+            // Boxed, as it is kept twice otherwise.
+            cut.run_until_cancelled(Box::pin(connection::serve(stream, peer, tls, service, &limits, &draining))).await;
         });
     }
     drop(listener);
