@@ -149,34 +149,38 @@ impl Registry {
     /// Tells streams that their access to a chat has ended. A removal that comes late, when its user was added again, ends nothing.
     pub fn evict(&self, end: &AccessEnd) {
         match end {
-            AccessEnd::Removed { chat_id, user_id, access_version } => self.evict_where(*chat_id, Eviction::Removed, |_, stream| {
+            AccessEnd::Removed { chat_id, user_id, access_version } => self.evict_where(*chat_id, Eviction::Removed, |stream| {
                 !stream.trusted && stream.user_id == *user_id && stream.is_ended_by_removal(*access_version)
             }),
-            AccessEnd::Deleted { chat_id } => self.evict_where(*chat_id, Eviction::Deleted, |_, _| true),
+            AccessEnd::Deleted { chat_id } => self.evict_where(*chat_id, Eviction::Deleted, |_| true),
         }
     }
 
     /// Evicts the streams whose user is not among `members`, as far as they were there before `before`, a
     /// [`Registry::watermark`] taken before the members were read, which was behind `position`. Of the others it is known then that
-    /// their users were members at its version or later.
+    /// their users were members at its version or later. One that still joins tells its version itself, and one whose user was seen to be a
+    /// member at a later version stays: the next look is at that one.
     pub fn evict_strangers(&self, position: &ChatPosition, members: &HashSet<UserId>, before: u64) {
-        self.evict_where(position.chat_id, Eviction::Removed, |key, stream| {
-            if key >= before || stream.trusted {
-                return false;
+        let Some(channel) = self.channel(position.chat_id) else { return };
+        let version = position.access_version;
+        let mut state = channel.state();
+        // The store was restored from an older backup: versions begin again below.
+        let fell = state.access_version.is_some_and(|known| version < known);
+        for (key, stream) in state.streams.iter_mut().filter(|(key, stream)| **key < before && !stream.trusted) {
+            match (members.contains(&stream.user_id), &mut stream.member_at) {
+                (true, Some(member_at)) => *member_at = if fell { version } else { version.max(*member_at) },
+                (true, None) => {}
+                (false, None) => stream.removed_at = stream.removed_at.max(Some(version + 1)),
+                (false, Some(member_at)) if *member_at > version && !fell => {}
+                (false, Some(_)) => stream.mailbox.post(position.chat_id, *key, Eviction::Removed),
             }
-            let is_member = members.contains(&stream.user_id);
-            // Down as well, where the store was restored from an older backup. One that still joins tells its version itself.
-            if is_member && stream.member_at.is_some() {
-                stream.member_at = Some(position.access_version);
-            }
-            !is_member
-        });
+        }
     }
 
-    fn evict_where(&self, chat_id: ChatId, eviction: Eviction, mut affected: impl FnMut(u64, &mut Stream) -> bool) {
+    fn evict_where(&self, chat_id: ChatId, eviction: Eviction, mut affected: impl FnMut(&mut Stream) -> bool) {
         let Some(channel) = self.channel(chat_id) else { return };
         for (key, stream) in &mut channel.state().streams {
-            if affected(*key, stream) {
+            if affected(stream) {
                 stream.mailbox.post(chat_id, *key, eviction);
             }
         }

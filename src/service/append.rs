@@ -168,6 +168,7 @@ fn on_a_thread(work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()
 }
 
 async fn run_lane(number: usize, mut lane: Box<dyn AppendLane>, queue: Arc<Queue>, broker: Arc<dyn Broker>) {
+    let mut alive = Alive { queue: &queue, ended: false };
     while let Some(mut batch) = queue.take(number).await {
         let jobs = &mut batch.jobs;
         // Under overload callers give up while they wait: storing for them would take the place of those who still wait.
@@ -184,6 +185,21 @@ async fn run_lane(number: usize, mut lane: Box<dyn AppendLane>, queue: Arc<Queue
         let work = run_batch(lane.as_mut(), jobs, broker.as_ref());
         work.instrument(span.clone()).await;
         trace::end(span);
+    }
+    alive.ended = true;
+}
+
+/// A lane that runs. One that goes before its end, by a panic, takes the queue along: nobody waits for ever.
+struct Alive<'a> {
+    queue: &'a Queue,
+    ended: bool,
+}
+
+impl Drop for Alive<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.queue.fail();
+        }
     }
 }
 

@@ -115,7 +115,8 @@ impl Sweep {
                     self.note_lag(position);
                 }
                 Err(error) => {
-                    failed_in_a_row += 1;
+                    // What is wrong with this chat alone says nothing of the next one.
+                    failed_in_a_row += usize::from(error.may_pass());
                     self.failed(error, 1);
                     if failed_in_a_row == FAILURES_MAX {
                         return;

@@ -60,6 +60,26 @@ pub fn attach(companion: Companion) -> Result<(), Companion> {
     })
 }
 
+/// Until it goes, what attaches itself on this thread finds a place: also where the stream panics.
+struct Opened {
+    before: Option<Slot>,
+}
+
+impl Opened {
+    /// What has attached itself.
+    fn close(mut self) -> Slot {
+        SLOT.replace(self.before.take().unwrap_or(Slot::NoStream))
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if let Some(before) = self.before.take() {
+            SLOT.set(before);
+        }
+    }
+}
+
 /// How many streams an HTTP/2 connection has, for its idle time-out.
 #[derive(Clone, Debug)]
 pub struct Activity(Arc<Mutex<Counted>>);
@@ -143,9 +163,9 @@ impl<F: Future> Future for StreamTask<F> {
             }
             drop(beside);
         }
-        let before = SLOT.replace(Slot::Free);
+        let opened = Opened { before: Some(SLOT.replace(Slot::Free)) };
         let ended = self.stream.as_mut().poll(cx).is_ready();
-        let attached = SLOT.replace(before);
+        let attached = opened.close();
         if ended {
             return Poll::Ready(());
         }

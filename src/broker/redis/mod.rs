@@ -114,6 +114,8 @@ impl RedisBroker {
 
     /// Publishes what waits, and ends.
     pub async fn stop(&self) {
+        // What is kept has a way again, perhaps, and no later turn.
+        self.shared.publish_what_has_a_way();
         self.shared.stop.cancel();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
@@ -169,6 +171,15 @@ impl Shared {
         }
     }
 
+    /// Publishes what is kept, where its link takes it now.
+    fn publish_what_has_a_way(&self) {
+        let routes = self.routes.load_full();
+        let has_way = |channel: &str| routes.owner(channel).is_some_and(|link| link.takes_frames());
+        for frame in self.kept.take(has_way) {
+            self.publish(&routes, frame);
+        }
+    }
+
     /// Keeps what couldn't be published, until there is a way for it.
     fn keep(&self, frame: Frame) {
         self.stats.count_dropped(self.kept.put(frame));
@@ -210,11 +221,7 @@ impl Shared {
 /// Publishes what was kept, as soon as it has a way.
 async fn publish_kept(shared: Arc<Shared>) {
     while shared.stop.run_until_cancelled(shared.kept.due()).await.is_some() {
-        let routes = shared.routes.load_full();
-        let has_way = |channel: &str| routes.owner(channel).is_some_and(|link| link.takes_frames());
-        for frame in shared.kept.take(has_way) {
-            shared.publish(&routes, frame);
-        }
+        shared.publish_what_has_a_way();
         if !shared.kept.is_empty() {
             // Perhaps somebody else has its slots by now.
             shared.servers.look_again();

@@ -14,6 +14,8 @@ use crate::client::redis::Backoff;
 
 /// Frames in one pipeline; the next one gathers while it is answered.
 const BATCH_FRAMES_MAX: usize = 256;
+/// Bytes in one pipeline, but for its last frame: so much goes over a slow line in the time for an answer, or the same would be tried for ever.
+const BATCH_BYTES_MAX: usize = 256 * 1024;
 /// How long what waits may still be published when this node stops.
 const FLUSH_DUE: Duration = Duration::from_secs(1);
 
@@ -158,9 +160,12 @@ impl Waiting {
 
     /// Returns whether the batch has anything.
     fn take_what_is_there(&mut self, batch: &mut Vec<Frame>) -> bool {
+        let mut bytes: usize = batch.iter().map(|frame| frame.payload.len()).sum();
         while batch.len() < BATCH_FRAMES_MAX
+            && bytes < BATCH_BYTES_MAX
             && let Some(next) = self.first()
         {
+            bytes += next.payload.len();
             batch.push(next);
         }
         !batch.is_empty()

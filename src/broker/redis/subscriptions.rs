@@ -140,6 +140,8 @@ impl Subscriptions {
             }
             (Change::Subscribe(chat_id), false) => {
                 link.noted.insert(chat_id);
+                // What is published until it listens is missed.
+                link.is_behind = true;
             }
             // The server answers for a channel that it doesn't have as for one that it had.
             (Change::Unsubscribe(_), _) => {}

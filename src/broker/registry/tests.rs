@@ -118,6 +118,34 @@ fn what_the_sweep_finds_of_members_counts_against_late_removals_too() {
     assert_eq!(evictions(&mailbox), 1, "no member any more");
 }
 
+#[test]
+fn the_sweep_ends_nothing_of_a_member_whom_it_read_too_early() {
+    let position = |chat_id, access_version| ChatPosition { chat_id, last_sequence: 0, access_version };
+    let (nobody, registry, chat) = (HashSet::new(), Registry::new(), ChatId::generate());
+    // Read while the stream joins, before its user was added at 6.
+    let (subscription, _receiver, mailbox) = subscribe(&registry, chat, "bob");
+    registry.evict_strangers(&position(chat, 5), &nobody, registry.watermark());
+    subscription.joined_at(0, 6);
+    assert_eq!(evictions(&mailbox), 0);
+    // And after it has joined.
+    registry.evict_strangers(&position(chat, 5), &nobody, registry.watermark());
+    assert_eq!(evictions(&mailbox), 0);
+    registry.evict_strangers(&position(chat, 6), &nobody, registry.watermark());
+    assert_eq!(evictions(&mailbox), 1, "a member no more");
+    // Removed between the join's look and the sweep's.
+    let (late, _late_receiver, mailbox) = subscribe(&registry, chat, "bob");
+    registry.evict_strangers(&position(chat, 7), &nobody, registry.watermark());
+    late.joined_at(0, 7);
+    assert_eq!(evictions(&mailbox), 1);
+    // An old look doesn't make the version older that it was a member at.
+    let bob = HashSet::from([UserId::new("bob")]);
+    let (again, _again_receiver, mailbox) = subscribe(&registry, chat, "bob");
+    again.joined_at(0, 9);
+    registry.evict_strangers(&position(chat, 8), &bob, registry.watermark());
+    registry.evict(&removal(chat, "bob", Some(9)));
+    assert_eq!(evictions(&mailbox), 0);
+}
+
 #[derive(Default)]
 struct Noted(Mutex<Vec<(ChatId, bool)>>);
 

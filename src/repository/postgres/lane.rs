@@ -151,7 +151,17 @@ fn rights(role: SystemRole) -> i16 {
 /// A statement here is a transaction of its own. What PostgreSQL reports of it as an ERROR has undone it, also where it came up in the
 /// commit: behind a commit that is written it reports none. What ends the session may come at any time.
 fn of_statement(error: StoreError) -> StoreError {
-    if is_undone(&error) { error.before_commit() } else { error }
+    match error {
+        StoreError::Refused(refusal) if ends_the_session(&refusal) => StoreError::Unavailable(refusal),
+        error if is_undone(&error) => error.before_commit(),
+        error => error,
+    }
+}
+
+fn ends_the_session(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(database) = error else { return false };
+    let severity = database.try_downcast_ref::<PgDatabaseError>().map(PgDatabaseError::severity);
+    matches!(severity, Some(PgSeverity::Fatal | PgSeverity::Panic))
 }
 
 fn is_undone(error: &StoreError) -> bool {
@@ -166,8 +176,9 @@ fn undoes(code: &str) -> bool {
     matches!(code, "25006" | "40001" | "40P01" | "55P03" | "57014") || ["53", "58"].iter().any(|class| code.starts_with(class))
 }
 
+/// Of one lock, or of several that together took longer than a statement may.
 fn is_lock_timeout(error: &sqlx::Error) -> bool {
-    matches!(error, sqlx::Error::Database(database) if database.code().as_deref() == Some("55P03"))
+    matches!(error, sqlx::Error::Database(database) if matches!(database.code().as_deref(), Some("55P03" | "57014")))
 }
 
 fn outcome(row: &PgRow) -> Result<AppendOutcome> {

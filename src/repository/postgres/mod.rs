@@ -132,6 +132,7 @@ fn connect_options(url: &str) -> std::result::Result<PgConnectOptions, OpenError
         .application_name("chat-service")
         .options([
             ("synchronous_commit", "on".to_owned()),
+            ("default_transaction_isolation", "read committed".to_owned()),
             ("lock_timeout", LOCK_TIMEOUT.as_millis().to_string()),
             ("statement_timeout", STATEMENT_TIMEOUT.as_millis().to_string()),
             ("idle_in_transaction_session_timeout", ANSWER_TIMEOUT.as_millis().to_string()),

@@ -33,7 +33,9 @@ impl AppendLane for SqliteLane {
     }
 
     async fn append(&mut self, batch: &[NewMessage]) -> Result<Vec<AppendOutcome>> {
-        let _writer = bounded(async { Ok(self.writer.lock().await) }).await?;
+        // Nothing has been asked of the store yet.
+        let locked = bounded(async { Ok(self.writer.lock().await) }).await;
+        let _writer = locked.map_err(|_| StoreError::Undone(sqlx::Error::PoolTimedOut))?;
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => open(&self.path).map_err(StoreError::before_commit)?,
@@ -69,7 +71,8 @@ fn append(connection: &mut Connection, batch: &[NewMessage]) -> Result<Vec<Appen
     let tx = begun.map_err(StoreError::before_commit)?;
     let (outcomes, moved) = place_all(&tx, batch).map_err(StoreError::before_commit)?;
     if moved {
-        tx.commit()?;
+        // Whatever it says: the log may have it.
+        tx.commit().map_err(|error| StoreError::Unavailable(sqlx::Error::AnyDriverError(error.into())))?;
     }
     Ok(outcomes)
 }

@@ -41,6 +41,8 @@ struct Lane {
     taken: usize,
     /// Since when it is under way; `None`: it isn't.
     since: Option<Instant>,
+    /// It waits until it is woken, whatever comes.
+    parked: bool,
 }
 
 /// Why a message isn't queued; who waits for it.
@@ -80,12 +82,9 @@ impl Queue {
             return Err(Refused::Full(job.reply));
         }
         state.waiting.push_back(job);
-        let waiting = state.waiting.len();
-        // A lane that helps looks at the first one that waits, for how long, and at the one that makes many.
-        let turns = waiting == 1 || waiting == HELP_FROM_MESSAGES;
-        let idle = state.lanes.iter().position(|lane| lane.since.is_none()).filter(|lane| *lane == 0 || turns);
+        let woken = state.to_wake();
         drop(state);
-        if let Some(lane) = idle {
+        if let Some(lane) = woken {
             self.lanes[lane].notify_one();
         }
         Ok(())
@@ -96,7 +95,9 @@ impl Queue {
         loop {
             let (next, helper) = {
                 let mut state = self.lock();
-                (state.next(lane), state.helper())
+                let next = state.next(lane);
+                state.lanes[lane].parked = matches!(next, Next::Wait(None));
+                (next, state.helper())
             };
             match next {
                 Next::Append(jobs) => {
@@ -114,6 +115,18 @@ impl Queue {
                 }
             }
         }
+    }
+
+    /// A lane is gone that should not be: nothing comes in any more, and who waits is told so.
+    pub fn fail(&self) {
+        let waiting = {
+            let mut state = self.lock();
+            state.closed = true;
+            std::mem::take(&mut state.waiting)
+        };
+        // Not under the lock: replies wake others.
+        drop(waiting);
+        self.lanes.iter().for_each(Notify::notify_one);
     }
 
     /// What waits is still appended; nothing more comes in.
@@ -151,17 +164,26 @@ impl State {
         }
         let jobs = self.pick(self.batch_size(lane));
         if jobs.is_empty() {
-            // All are of chats that others have; who ends wakes the first lane, which takes them.
-            return Next::Wait(None);
+            // All are of chats that others have. Who ends wakes the first lane, which takes them; another one looks at what comes meanwhile.
+            return Next::Wait((lane > 0).then(|| Instant::now() + HELP_AFTER));
         }
         self.busy.extend(jobs.iter().map(|job| job.message.chat_id));
-        self.lanes[lane] = Lane { taken: jobs.len(), since: Some(Instant::now()) };
+        self.lanes[lane] = Lane { taken: jobs.len(), since: Some(Instant::now()), parked: false };
         Next::Append(jobs)
     }
 
-    /// A lane that could help where many wait.
+    /// A lane that could help with what is left behind a batch.
     fn helper(&self) -> Option<usize> {
-        self.lanes.iter().position(|lane| lane.since.is_none()).filter(|_| self.waiting.len() >= HELP_FROM_MESSAGES)
+        let idle = self.lanes.iter().position(|lane| lane.since.is_none())?;
+        let looks = self.lanes[idle].parked || self.waiting.len() >= HELP_FROM_MESSAGES;
+        (idle > 0 && looks && !self.waiting.is_empty()).then_some(idle)
+    }
+
+    /// The lane that is to look at what waits: the first one, or the next one that could help, where it would not look by itself, or many wait.
+    fn to_wake(&self) -> Option<usize> {
+        let idle = self.lanes.iter().position(|lane| lane.since.is_none())?;
+        let looks = idle == 0 || self.lanes[idle].parked || self.waiting.len() == HELP_FROM_MESSAGES;
+        (looks && !self.waiting.is_empty()).then_some(idle)
     }
 
     /// How much of what waits makes a batch: a part of all that is under way, which is about as much as waits now, is being appended, and was

@@ -224,3 +224,86 @@ async fn a_call_that_gave_up_while_it_waited_takes_no_place() {
     assert_eq!(outcome.await.unwrap().unwrap().sequence, 1);
     assert_eq!(*calls.lock().unwrap(), [["waits"]]);
 }
+
+/// Stands still with whatever has the stuck chat in it; notes the texts of everything else.
+struct StuckLane {
+    stuck: ChatId,
+    stored: Arc<Mutex<Vec<String>>>,
+}
+
+#[async_trait]
+impl AppendLane for StuckLane {
+    async fn append(&mut self, batch: &[NewMessage]) -> StoreResult<Vec<AppendOutcome>> {
+        if batch.iter().any(|message| message.chat_id == self.stuck) {
+            std::future::pending::<()>().await;
+        }
+        self.stored.lock().unwrap().extend(batch.iter().map(|message| message.text.clone()));
+        Ok(batch.iter().map(|_| AppendOutcome::Stored { sequence: 1, created_at: Timestamp::from_micros(1) }).collect())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chat_that_is_locked_holds_up_no_other_for_long() {
+    let (stuck, broker): (_, Arc<dyn Broker>) = (ChatId::generate(), Arc::new(RecordingBroker::default()));
+    let stored = Arc::default();
+    let lanes = (0..2).map(|_| Box::new(StuckLane { stuck, stored: Arc::clone(&stored) }) as Box<dyn AppendLane>).collect();
+    let (appender, _tasks) = Appender::start(lanes, &broker);
+    // What waits for the locked chat stays behind it, however much it is; what others send is stored.
+    for round in 0..4 {
+        let mut waiting = Vec::new();
+        for number in 0..30 {
+            let chat_id = if number % 3 == 0 { stuck } else { ChatId::generate() };
+            let (reply, outcome) = Reply::call();
+            appender.submit(message(chat_id, &format!("{round}-{number}")), reply);
+            if chat_id == stuck {
+                std::mem::forget(outcome)
+            } else {
+                waiting.push(outcome)
+            }
+            if number % 10 == 9 {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+        }
+        if round == 0 {
+            // Those that the first lane had taken along are stuck with it.
+            continue;
+        }
+        let began = tokio::time::Instant::now();
+        for outcome in waiting {
+            outcome.await.unwrap().unwrap();
+        }
+        assert!(began.elapsed() < std::time::Duration::from_millis(100), "{:?}", began.elapsed());
+    }
+}
+
+struct PanickingLane;
+
+#[async_trait]
+impl AppendLane for PanickingLane {
+    async fn append(&mut self, _: &[NewMessage]) -> StoreResult<Vec<AppendOutcome>> {
+        panic!("as it should");
+    }
+}
+
+#[tokio::test]
+async fn a_lane_that_panics_leaves_nobody_waiting() {
+    let broker: Arc<dyn Broker> = Arc::new(RecordingBroker::default());
+    let (appender, tasks) = Appender::start(vec![Box::new(PanickingLane)], &broker);
+    let chat_id = ChatId::generate();
+    let outcomes: Vec<_> = (0..20)
+        .map(|number| {
+            let (reply, outcome) = Reply::call();
+            appender.submit(message(chat_id, &number.to_string()), reply);
+            outcome
+        })
+        .collect();
+    for outcome in outcomes {
+        assert_eq!(outcome.await.unwrap(), Err(Error::Unavailable));
+    }
+    for task in tasks {
+        assert!(task.await.is_err(), "and it is seen to be gone");
+    }
+    let (reply, outcome) = Reply::call();
+    appender.submit(message(chat_id, "later"), reply);
+    assert_eq!(outcome.await.unwrap(), Err(Error::GoingAway));
+}

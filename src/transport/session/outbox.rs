@@ -34,6 +34,8 @@ pub fn peak_bytes() -> usize {
 
 #[derive(Default)]
 struct Shared {
+    /// A frame that waits alone, shared with the other streams that have it. Else what waits has been copied behind one another.
+    alone: Bytes,
     waiting: BytesMut,
     /// Since when something waits and nothing was taken.
     waiting_since: Option<Instant>,
@@ -51,6 +53,27 @@ struct Shared {
 }
 
 impl Shared {
+    /// Bytes that wait.
+    fn len(&self) -> usize {
+        self.alone.len() + self.waiting.len()
+    }
+
+    /// Where to put what is to wait behind the rest.
+    fn copied(&mut self) -> &mut BytesMut {
+        self.waiting.extend_from_slice(&std::mem::take(&mut self.alone));
+        &mut self.waiting
+    }
+
+    /// The next piece for the body.
+    fn piece(&mut self) -> Bytes {
+        if !self.alone.is_empty() {
+            return std::mem::take(&mut self.alone);
+        }
+        // All of it gives the memory away: an idle stream holds none.
+        let all = self.waiting.len() <= PIECE_BYTES_MAX;
+        if all { std::mem::take(&mut self.waiting) } else { self.waiting.split_to(PIECE_BYTES_MAX) }.freeze()
+    }
+
     fn wake_body(&mut self) {
         if !stream_task::stream_follows() {
             wake(self.body.take());
@@ -96,18 +119,29 @@ impl Outbox {
 
     /// A gRPC message that is encoded already.
     pub fn frame(&self, frame: &Bytes) {
-        self.put(|out| out.extend_from_slice(frame));
+        self.fill(|shared| {
+            if shared.len() == 0 {
+                shared.alone = frame.clone();
+            } else {
+                shared.copied().extend_from_slice(frame);
+            }
+        });
     }
 
     fn put(&self, write: impl FnOnce(&mut BytesMut)) {
+        self.fill(|shared| write(shared.copied()));
+    }
+
+    fn fill(&self, fill: impl FnOnce(&mut Shared)) {
         let mut shared = lock(&self.0);
-        let before = shared.waiting.len();
-        write(&mut shared.waiting);
-        shared.put += (shared.waiting.len() - before) as u64;
-        if before == 0 && !shared.waiting.is_empty() {
+        let before = shared.len();
+        fill(&mut shared);
+        let after = shared.len();
+        shared.put += (after - before) as u64;
+        if before == 0 && after > 0 {
             shared.waiting_since = Some(Instant::now());
         }
-        PEAK_BYTES.fetch_max(shared.waiting.len(), Ordering::Relaxed);
+        PEAK_BYTES.fetch_max(after, Ordering::Relaxed);
         shared.wake_body();
     }
 
@@ -120,7 +154,7 @@ impl Outbox {
 
     pub fn level(&self) -> Level {
         let shared = lock(&self.0);
-        Level { has_room: shared.waiting.len() < HIGH_WATER_BYTES, settled: shared.settled.len(), waiting_since: shared.waiting_since }
+        Level { has_room: shared.len() < HIGH_WATER_BYTES, settled: shared.settled.len(), waiting_since: shared.waiting_since }
     }
 
     /// Whether the body has taken something since the last call; if not, the session is woken when it does.
@@ -140,21 +174,16 @@ impl Body for OutboxBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let mut shared = lock(&self.0);
-        if !shared.waiting.is_empty() {
-            let piece = if shared.waiting.len() <= PIECE_BYTES_MAX {
-                // Gives the memory away: an idle stream holds none.
-                std::mem::take(&mut shared.waiting)
-            } else {
-                shared.waiting.split_to(PIECE_BYTES_MAX)
-            };
+        if shared.len() > 0 {
+            let piece = shared.piece();
             shared.out += piece.len() as u64;
             while shared.settled.front().is_some_and(|end| *end <= shared.out) {
                 shared.settled.pop_front();
             }
-            shared.waiting_since = (!shared.waiting.is_empty()).then(Instant::now);
+            shared.waiting_since = (shared.len() > 0).then(Instant::now);
             shared.taken = true;
             wake(shared.session.take());
-            return Poll::Ready(Some(Ok(Frame::data(piece.freeze()))));
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         if shared.ended {
             return Poll::Ready(None);

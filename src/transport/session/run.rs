@@ -274,11 +274,17 @@ where
 
     /// Delivers what there is. All else was looked at in this turn, and isn't again for each message.
     fn poll_deliveries(&mut self, cx: &mut Context<'_>) -> Poll<Input> {
+        let mut delivered = false;
         while let Poll::Ready((at, item)) = poll_chats(&mut self.chats, self.turn, cx) {
+            delivered = true;
             self.deliver(at, item);
             if self.chats[at].cursor.is_behind() || self.state == Inbound::Finishing || !self.outbox.level().has_room {
                 return Poll::Ready(Input::Delivered);
             }
+        }
+        // It wasn't looked at where nothing waited before.
+        if delivered && self.options.send_due.is_some() && self.stall.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Input::SendStalled);
         }
         Poll::Pending
     }
@@ -326,7 +332,12 @@ where
         if self.state == Inbound::Finishing && self.task.is_none() && self.chats.iter().all(|chat| chat.cursor.is_done()) {
             return Some(Status::ok(""));
         }
-        if self.page.is_none() && self.outbox.level().has_room {
+        if self.page.is_none() {
+            if !self.outbox.level().has_room {
+                // A body in another task may make room before this is looked at again.
+                self.was_full = true;
+                return None;
+            }
             let (before, after) = self.chats.split_at(self.turn.min(self.chats.len()));
             let behind = after.iter().chain(before).find(|chat| chat.cursor.is_behind());
             let behind = behind.map(|chat| (chat.id, chat.subscription.key(), chat.cursor.delivered()));
