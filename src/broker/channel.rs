@@ -24,6 +24,8 @@ pub(super) struct State {
     pub head: Option<i64>,
     /// The access version that the streams were last checked against.
     pub access_version: Option<i64>,
+    /// A lower version that the sweep has seen once.
+    pub fell_to: Option<i64>,
     pub streams: HashMap<u64, Stream>,
     /// Used where other nodes publish too.
     pub early: Early,

@@ -160,12 +160,19 @@ impl Registry {
     /// [`Registry::watermark`] taken before the members were read, which was behind `position`. Of the others it is known then that
     /// their users were members at its version or later. One that still joins tells its version itself, and one whose user was seen to be a
     /// member at a later version stays: the next look is at that one.
-    pub fn evict_strangers(&self, position: &ChatPosition, members: &HashSet<UserId>, before: u64) {
-        let Some(channel) = self.channel(position.chat_id) else { return };
+    ///
+    /// A version below what is known is of a look that was overtaken by a join, or of a store that was restored from an older backup: it
+    /// counts when it is seen once more. Returns whether it counted.
+    pub fn evict_strangers(&self, position: &ChatPosition, members: &HashSet<UserId>, before: u64) -> bool {
+        let Some(channel) = self.channel(position.chat_id) else { return true };
         let version = position.access_version;
         let mut state = channel.state();
-        // The store was restored from an older backup: versions begin again below.
         let fell = state.access_version.is_some_and(|known| version < known);
+        let seen_before = state.fell_to.replace(version) == Some(version);
+        if fell && !seen_before {
+            return false;
+        }
+        state.fell_to = None;
         for (key, stream) in state.streams.iter_mut().filter(|(key, stream)| **key < before && !stream.trusted) {
             match (members.contains(&stream.user_id), &mut stream.member_at) {
                 (true, Some(member_at)) => *member_at = if fell { version } else { version.max(*member_at) },
@@ -175,6 +182,7 @@ impl Registry {
                 (false, Some(_)) => stream.mailbox.post(position.chat_id, *key, Eviction::Removed),
             }
         }
+        true
     }
 
     fn evict_where(&self, chat_id: ChatId, eviction: Eviction, mut affected: impl FnMut(&mut Stream) -> bool) {

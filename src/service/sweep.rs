@@ -131,8 +131,9 @@ impl Sweep {
         let watermark = self.registry.watermark();
         let members = self.chats.members(position.chat_id).await?;
         let members: HashSet<UserId> = members.into_iter().map(|member| member.user_id).collect();
-        self.registry.evict_strangers(position, &members, watermark);
-        self.registry.access_checked(position);
+        if self.registry.evict_strangers(position, &members, watermark) {
+            self.registry.access_checked(position);
+        }
         Ok(())
     }
 
