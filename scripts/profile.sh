@@ -45,7 +45,7 @@ case "$kind" in
     ;;
   heap)
     need valgrind valgrind
-    cargo build --locked --release
+    cargo build --locked --release --features system-allocator
     ground=$(mktemp -d)
     server=
     trap 'kill $server 2>/dev/null || true; rm -rf "$ground"' EXIT
