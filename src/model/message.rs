@@ -16,6 +16,19 @@ pub struct Message {
 }
 
 impl Message {
+    /// For tests: one of alice's.
+    #[cfg(test)]
+    pub fn example(chat_id: ChatId, sequence: i64) -> Self {
+        Self {
+            chat_id,
+            sequence,
+            sender_id: UserId::new("alice"),
+            client_message_id: sequence.to_string(),
+            text: "hello".into(),
+            created_at: Timestamp::from_micros(sequence),
+        }
+    }
+
     /// About what the message takes in memory and on the wire, in bytes; bounds pages.
     pub fn weight(&self) -> usize {
         self.text.len() + self.client_message_id.len() + self.sender_id.as_str().len() + MESSAGE_OVERHEAD_BYTES

@@ -1,19 +1,12 @@
-use futures_util::FutureExt;
-
 use std::future::poll_fn;
 
+use futures_util::FutureExt;
+
 use super::*;
-use crate::model::{Message, Timestamp};
+use crate::model::Message;
 
 fn delivery(chat_id: ChatId, sequence: i64) -> Arc<Delivery> {
-    Delivery::new(Message {
-        chat_id,
-        sequence,
-        sender_id: UserId::new("alice"),
-        client_message_id: sequence.to_string(),
-        text: "hello".into(),
-        created_at: Timestamp::from_micros(sequence),
-    })
+    Delivery::new(Message::example(chat_id, sequence))
 }
 
 fn subscribe(registry: &Arc<Registry>, chat_id: ChatId, user: &str) -> (Subscription, broadcast::Receiver<Arc<Delivery>>, Arc<Mailbox>) {

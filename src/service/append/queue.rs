@@ -150,17 +150,14 @@ impl State {
         if self.waiting.is_empty() {
             return if self.closed { Next::End } else { Next::Wait(None) };
         }
-        // Those before it come first.
-        let mut since = self.lanes[..lane].iter().map(|lane| lane.since);
-        if since.any(|since| since.is_none()) {
-            return Next::Wait(None);
+        let mut helps_at = None;
+        for before in &self.lanes[..lane] {
+            // Those before it come first.
+            let Some(since) = before.since else { return Next::Wait(None) };
+            helps_at = helps_at.max(Some(since + HELP_AFTER));
         }
-        let helps_at = self.lanes[..lane].iter().filter_map(|lane| lane.since).max().map(|since| since + HELP_AFTER);
-        if let Some(helps_at) = helps_at
-            && self.waiting.len() < HELP_FROM_MESSAGES
-            && helps_at > Instant::now()
-        {
-            return Next::Wait(Some(helps_at));
+        if self.waiting.len() < HELP_FROM_MESSAGES && helps_at > Some(Instant::now()) {
+            return Next::Wait(helps_at);
         }
         let jobs = self.pick(self.batch_size(lane));
         if jobs.is_empty() {
@@ -179,11 +176,11 @@ impl State {
         (idle > 0 && looks && !self.waiting.is_empty()).then_some(idle)
     }
 
-    /// The lane that is to look at what waits: the first one, or the next one that could help, where it would not look by itself, or many wait.
+    /// The lane that is to look at what has just come: the first one, or the next one that could help, where it would not look by itself, or many wait.
     fn to_wake(&self) -> Option<usize> {
         let idle = self.lanes.iter().position(|lane| lane.since.is_none())?;
         let looks = idle == 0 || self.lanes[idle].parked || self.waiting.len() == HELP_FROM_MESSAGES;
-        (looks && !self.waiting.is_empty()).then_some(idle)
+        looks.then_some(idle)
     }
 
     /// How much of what waits makes a batch: a part of all that is under way, which is about as much as waits now, is being appended, and was

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::broker::{Interest, Mailbox, Subscription};
-use crate::model::{Message, Timestamp};
+use crate::model::Message;
 use crate::repository::{AppendLane, StoreError};
 
 /// A store of one chat's messages, which counts how often it is read.
@@ -17,17 +17,6 @@ struct Store {
     last_sequence: Mutex<i64>,
     reads: AtomicUsize,
     is_away: AtomicBool,
-}
-
-fn message(chat_id: ChatId, sequence: i64) -> Message {
-    Message {
-        chat_id,
-        sequence,
-        sender_id: UserId::new("alice"),
-        client_message_id: sequence.to_string(),
-        text: "hello".into(),
-        created_at: Timestamp::from_micros(sequence),
-    }
 }
 
 #[async_trait]
@@ -47,7 +36,7 @@ impl MessageRepository for Store {
         }
         let Bound::After(after) = query.bound else { panic!("{query:?}") };
         let last_sequence = *self.last_sequence.lock().unwrap();
-        let messages = (after + 1..=last_sequence).take(query.limit).map(|sequence| message(query.chat_id, sequence)).collect();
+        let messages = (after + 1..=last_sequence).take(query.limit).map(|sequence| Message::example(query.chat_id, sequence)).collect();
         Ok(Some(Page { messages, has_more: false, last_sequence }))
     }
 }
@@ -81,7 +70,7 @@ impl Stage {
     }
 
     fn publish(&self, sequence: i64) {
-        self.registry.deliver(Delivery::new(message(self.chat_id, sequence)));
+        self.registry.deliver(Delivery::new(Message::example(self.chat_id, sequence)));
     }
 
     fn store(&self, last_sequence: i64) {

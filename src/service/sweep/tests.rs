@@ -35,17 +35,6 @@ impl Store {
     }
 }
 
-fn message(chat_id: ChatId, sequence: i64) -> Message {
-    Message {
-        chat_id,
-        sequence,
-        sender_id: UserId::new("alice"),
-        client_message_id: sequence.to_string(),
-        text: "hello".into(),
-        created_at: Timestamp::from_micros(sequence),
-    }
-}
-
 #[async_trait]
 impl ChatRepository for Store {
     async fn create(&self, _: &NewChat) -> Result<CreateOutcome> {
@@ -107,7 +96,8 @@ impl MessageRepository for Store {
             None => {
                 let Bound::After(after) = query.bound else { panic!("{query:?}") };
                 let last_sequence = lock(&self.positions)[&query.chat_id].last_sequence;
-                let messages = (after + 1..=last_sequence).take(query.limit).map(|sequence| message(query.chat_id, sequence)).collect();
+                let messages =
+                    (after + 1..=last_sequence).take(query.limit).map(|sequence| Message::example(query.chat_id, sequence)).collect();
                 Ok(Some(Page { messages, has_more: false, last_sequence }))
             }
         }
