@@ -9,8 +9,8 @@ use tonic::{Code, Request, Status};
 use uuid::Uuid;
 
 use super::CheckError;
-use super::client::plain;
 use super::history::Record;
+use super::message::plain;
 use super::shared::Shared;
 use crate::pb::chat::v1 as pb;
 use crate::pb::chat::v1::chat_service_client::ChatServiceClient;

@@ -8,6 +8,7 @@ mod client;
 mod events;
 pub mod history;
 pub mod latency;
+mod message;
 mod shared;
 pub mod verify;
 
