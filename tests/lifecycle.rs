@@ -52,10 +52,6 @@ fn proxy(listener: TcpListener, target: SocketAddr) -> watch::Sender<()> {
     silence
 }
 
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 /// A server whose database nobody serves yet, once it has said that it waits.
 async fn waiting_server(ground: &Ground, database_url: &str) -> (Child, Said) {
     let mut flags = ground.flags();
@@ -179,8 +175,8 @@ const NEVER: [&str; 2] = ["--shutdown-timeout", "10m"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_waits_neither_for_watches_of_health_nor_for_reflection() {
-    let server = TestServer::start_on(Ground::new(On::Sqlite).await, &NEVER).await;
-    let channel = within(endpoint(&server.ground.path("certs/ca.pem"), server.port).connect()).await.unwrap();
+    let server = started(&NEVER).await;
+    let channel = server.channel().await;
     let mut statuses = within(HealthClient::new(channel.clone()).watch(HealthCheckRequest::default())).await.unwrap().into_inner();
     within(statuses.message()).await.unwrap().unwrap();
     let list = ServerReflectionRequest { host: String::new(), message_request: Some(MessageRequest::ListServices(String::new())) };
@@ -204,7 +200,7 @@ async fn a_stop_waits_neither_for_watches_of_health_nor_for_reflection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_does_not_wait_for_a_watch_that_is_not_read() {
-    let server = TestServer::start_on(Ground::new(On::Sqlite).await, &NEVER).await;
+    let server = started(&NEVER).await;
     let endpoint = endpoint(&server.ground.path("certs/ca.pem"), server.port).initial_stream_window_size(0);
     let channel = within(endpoint.connect()).await.unwrap();
     // Its header comes, and nothing behind it may.

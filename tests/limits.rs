@@ -9,17 +9,12 @@ use chat_service::pb::chat::v1::connect_chat_response::Event;
 use chat_service::pb::chat::v1::*;
 use common::*;
 use futures_util::future::join_all;
-use prost::Message as _;
 use tonic::{Code, Request, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
 
 const MANY: usize = 30;
-
-async fn started(more: &[&str]) -> TestServer {
-    TestServer::start_on(Ground::new(On::Sqlite).await, more).await
-}
 
 /// The wait that a refusal states. It must have its reason.
 fn wait_of(status: &Status) -> Duration {
@@ -29,15 +24,6 @@ fn wait_of(status: &Status) -> Duration {
     let wait = details.retry_info().unwrap().retry_delay.unwrap();
     assert!(!wait.is_zero());
     wait
-}
-
-fn status_of(rejected: &RejectedEvent) -> Status {
-    let status = rejected.status.as_ref().unwrap();
-    Status::with_details(Code::from_i32(status.code), status.message.clone(), status.encode_to_vec().into())
-}
-
-fn list() -> ListChatsRequest {
-    ListChatsRequest { page_size: 0, page_token: String::new() }
 }
 
 /// Sends many messages at once: the statuses of those that were refused.
@@ -58,7 +44,7 @@ async fn sends_beyond_the_limit_are_refused_and_the_stated_wait_is_true() {
     assert!(refused.len() <= MANY - 5, "the burst has passed");
     assert!(wait_of(refused.last().expect("no more than the burst and the rate pass")) <= Duration::from_secs(1));
 
-    alice.list_chats(list()).await.expect("other calls have a limit of their own");
+    alice.list_chats(list_request()).await.expect("other calls have a limit of their own");
     assert!(send_many(&bob, &chat).await.len() <= MANY - 5, "other users too");
 
     let mut ids = 1000..;
@@ -106,7 +92,7 @@ async fn sends_on_a_stream_count_like_calls_and_the_stream_lives_on() {
     assert!(acknowledged >= 5, "the burst has passed");
     let last = rejected.pop().expect("no more than the burst and the rate pass");
     assert_eq!(last.frame(), FrameKind::Send);
-    wait_of(&status_of(&last));
+    wait_of(&refusal(&last));
     // What the stream has used up is used up for calls.
     assert!(send_many(&alice, &chat).await.len() > MANY - 5);
 
@@ -114,7 +100,7 @@ async fn sends_on_a_stream_count_like_calls_and_the_stream_lives_on() {
     let wait = loop {
         stream.send_text(&chat, &ids.next().unwrap().to_string(), "x");
         if let Err(event) = settled(&mut stream).await {
-            break wait_of(&status_of(&event));
+            break wait_of(&refusal(&event));
         }
     };
     tokio::time::sleep(wait).await;
@@ -140,7 +126,7 @@ async fn other_frames_count_as_other_calls() {
         }
     };
     assert_eq!((limited.frame(), limited.chat_id.as_str()), (FrameKind::Leave, chat.as_str()));
-    wait_of(&status_of(&limited));
+    wait_of(&refusal(&limited));
     stream.send_text(&chat, "1", "sends have a limit of their own");
     loop {
         match stream.event().await {
@@ -154,10 +140,10 @@ async fn other_frames_count_as_other_calls() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_is_limited_before_its_tokens_are_looked_at() {
     let server = started(&["--rate-limit-address", "1/s burst 5"]).await;
-    let channel = within(endpoint(&server.ground.path("certs/ca.pem"), server.port).connect()).await.unwrap();
+    let channel = server.channel().await;
     let guesses = (0..MANY).map(|number| {
         let mut client = with_token(channel.clone(), &format!("guess-{number}"));
-        async move { client.list_chats(list()).await.unwrap_err() }
+        async move { client.list_chats(list_request()).await.unwrap_err() }
     });
     let refused = within(join_all(guesses)).await;
     let limited: Vec<_> = refused.iter().filter(|status| status.code() != Code::Unauthenticated).collect();
@@ -177,7 +163,7 @@ async fn behind_a_trusted_proxy_each_client_has_its_own_limit() {
     let alice = server.client("alice").await;
     let from = async |client: &str| {
         let calls = (0..MANY).map(|_| {
-            let (mut alice, mut request) = (alice.clone(), Request::new(list()));
+            let (mut alice, mut request) = (alice.clone(), Request::new(list_request()));
             request.metadata_mut().insert("x-forwarded-for", client.parse().unwrap());
             async move { alice.list_chats(request).await.is_ok() }
         });

@@ -46,10 +46,6 @@ fn add(chat: &str, name: &str, role: ChatRole) -> AddMembersRequest {
     AddMembersRequest { chat_id: chat.into(), members: vec![NewMember { user_id: name.into(), role: role.into() }] }
 }
 
-fn remove(chat: &str, name: &str) -> RemoveMemberRequest {
-    RemoveMemberRequest { chat_id: chat.into(), user_id: name.into() }
-}
-
 /// Reads until the chat is left: why, and how many messages came before.
 async fn left(stream: &mut Stream) -> (LeftReason, i64) {
     // Messages that go on coming must not keep it waiting for ever.
@@ -106,7 +102,7 @@ async fn a_removed_member_loses_the_chat_and_hears_no_more_of_it(on: On) {
         })
     };
     stream.message().await;
-    alice.remove_member(remove(&chat, "bob")).await.unwrap();
+    alice.remove_member(remove_request(&chat, "bob")).await.unwrap();
     let answered = Instant::now();
     assert_eq!(left(&mut stream).await.0, LeftReason::Removed);
     assert!(answered.elapsed() < PROMISE, "{:?}", answered.elapsed());
@@ -157,7 +153,7 @@ async fn a_trusted_stream_stays_when_its_user_is_removed(on: On) {
     let chat = new_chat(&mut alice, &["backend"]).await;
     let mut stream = Stream::joined(&mut server.client_as("backend", &["service"]).await, &chat, None).await;
     alice.add_members(add(&chat, "backend", ChatRole::Reader)).await.unwrap();
-    alice.remove_member(remove(&chat, "backend")).await.unwrap();
+    alice.remove_member(remove_request(&chat, "backend")).await.unwrap();
     assert_eq!(send(&mut stream, &chat, "1").await, 1);
 }
 
@@ -192,7 +188,7 @@ async fn access_ends_in_the_middle_of_catching_up(on: On) {
     for sequence in 1..=50 {
         assert_eq!(stream.message().await.sequence, sequence);
     }
-    alice.remove_member(remove(&chat, "bob")).await.unwrap();
+    alice.remove_member(remove_request(&chat, "bob")).await.unwrap();
     let answered = Instant::now();
     let (reason, messages) = left(&mut stream).await;
     assert!(answered.elapsed() < PROMISE, "{:?}", answered.elapsed());
@@ -208,7 +204,7 @@ async fn access_ends_for_a_client_that_does_not_read(on: On) {
     let mut bob = slow(&server, &mint("bob", &["user"])).await;
     let mut stream = Stream::joined(&mut bob, &chat, Some(0)).await;
     assert_eq!(server.registry.subscription_count(), 1);
-    alice.remove_member(remove(&chat, "bob")).await.unwrap();
+    alice.remove_member(remove_request(&chat, "bob")).await.unwrap();
     let answered = Instant::now();
     until("the server has given up the place", || server.registry.subscription_count() == 0).await;
     assert!(answered.elapsed() < PROMISE, "{:?}", answered.elapsed());

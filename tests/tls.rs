@@ -4,14 +4,9 @@ mod common;
 
 use std::time::Duration;
 
-use chat_service::pb::chat::v1::*;
 use common::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
-
-fn list() -> ListChatsRequest {
-    ListChatsRequest { page_size: 0, page_token: String::new() }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn new_certificates_count_for_new_connections_and_open_streams_go_on() {
@@ -27,7 +22,7 @@ async fn new_certificates_count_for_new_connections_and_open_streams_go_on() {
     assert!(endpoint(&old_ca, server.port).connect().await.is_err(), "the old CA signed nothing of this");
     stream.send_text(&chat, "1", "still here");
     assert_eq!(stream.acknowledged().await.sequence, 1);
-    server.client("alice").await.list_chats(list()).await.unwrap();
+    server.client("alice").await.list_chats(list_request()).await.unwrap();
 }
 
 async fn with_identity(ground: &Ground, port: u16, identity: Option<&Ground>) -> Result<(), String> {
@@ -40,7 +35,7 @@ async fn with_identity(ground: &Ground, port: u16, identity: Option<&Ground>) ->
     // In TLS 1.3 a client learns only with its first answer that its certificate was refused.
     let channel = within(endpoint.connect()).await.map_err(|error| error.to_string())?;
     let mut alice = with_token(channel, &mint("alice", &["user"]));
-    within(alice.list_chats(list())).await.map(drop).map_err(|status| status.to_string())
+    within(alice.list_chats(list_request())).await.map(drop).map_err(|status| status.to_string())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

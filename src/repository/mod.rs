@@ -1,5 +1,5 @@
 //! The storage contract. `postgres/` and `sqlite/` implement it with the same names in the same order; one suite
-//! (`tests/storage.rs`) holds both to it.
+//! (`tests/storage`) holds both to it.
 //!
 //! What every implementation promises:
 //! - **Every write to a chat takes the chat's row lock first** and reads only in later statements, so that it sees

@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use tokio::process::{Child, Command};
 
-use crate::common::{Ground, until};
+use crate::common::{Ground, free_port, until};
 use crate::programs::{self, NOBODY};
 
 const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/nginx/nginx.conf");
@@ -39,7 +39,7 @@ impl Nginx {
     /// In front of nodes on these ports, which are repeated where they are fewer than the configuration has. `changes` are directives
     /// with other values.
     pub async fn start(ground: &Ground, nodes: &[u16], changes: &[(&str, &str)]) -> Self {
-        let (folder, port) = (tempfile::tempdir().unwrap(), programs::free_port());
+        let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
         let path = |name: &str| folder.path().join(name).display().to_string();
         std::fs::create_dir(folder.path().join("certs")).unwrap();
         for file in ["ca.pem", "server.pem", "server.key"] {

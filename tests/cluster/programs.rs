@@ -19,11 +19,6 @@ pub fn find(name: &str, first: impl Iterator<Item = PathBuf>) -> Option<PathBuf>
     folders.map(|folder| folder.join(name)).find(|program| program.is_file())
 }
 
-/// A port that nobody had a moment ago.
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 /// Where the suite is root, the folder and what is in it become nobody's.
 pub async fn give_to_nobody(folder: &Path) {
     if is_root().await {

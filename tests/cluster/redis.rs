@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
-use crate::common::{until, within};
+use crate::common::{free_port, until, within};
 use crate::harness::resp;
 use crate::programs::{self, NOBODY};
 
@@ -34,7 +34,7 @@ impl Redis {
     pub async fn start_cluster(masters: u32) -> Vec<Self> {
         let mut cluster = Vec::new();
         for _ in 0..masters {
-            cluster.push(Self::start_as(Some(programs::free_port())).await);
+            cluster.push(Self::start_as(Some(free_port())).await);
         }
         for (n, redis) in (0..masters).zip(&cluster) {
             let (from, to) = (n * SLOTS / masters, (n + 1) * SLOTS / masters - 1);
@@ -54,7 +54,7 @@ impl Redis {
     async fn start_as(bus_port: Option<u16>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         programs::give_to_nobody(folder.path()).await;
-        let port = programs::free_port();
+        let port = free_port();
         let child = launch(folder.path(), port, bus_port).await;
         let redis = Self { folder, port, bus_port, child };
         redis.answers().await;

@@ -7,7 +7,7 @@ use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use tokio::process::{Child, Command};
 
-use super::{PATIENCE, within};
+use super::{PATIENCE, free_port, within};
 
 /// The Redis that all tests share; each has channels of its own by a prefix of its own.
 pub fn shared_url() -> String {
@@ -139,8 +139,4 @@ pub async fn connection(url: &str) -> MultiplexedConnection {
         }
     })
     .await
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

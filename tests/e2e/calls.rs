@@ -5,7 +5,7 @@ use tonic::Code;
 use tonic_types::StatusExt;
 
 use crate::common::*;
-use crate::{get, on_both_stores};
+use crate::on_both_stores;
 
 on_both_stores!(a_chat_is_created_read_listed_and_deleted, a_message_is_stored_once_and_answered_alike, history_is_paged_both_ways,);
 
@@ -23,9 +23,9 @@ async fn a_chat_is_created_read_listed_and_deleted(on: On) {
     let other = alice.create_chat(CreateChatRequest { title: "Coffee".into(), ..create }).await.unwrap_err();
     assert_eq!((other.code(), reason(&other)), (Code::AlreadyExists, "REQUEST_ID_TAKEN".into()));
 
-    let seen = bob.get_chat(get(&chat.chat_id)).await.unwrap().into_inner().chat.unwrap();
+    let seen = bob.get_chat(get_request(&chat.chat_id)).await.unwrap().into_inner().chat.unwrap();
     assert_eq!(seen, chat);
-    assert_eq!(eve.get_chat(get(&chat.chat_id)).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(eve.get_chat(get_request(&chat.chat_id)).await.unwrap_err().code(), Code::NotFound);
 
     let second = new_chat(&mut alice, &[]).await;
     let first_page = alice.list_chats(ListChatsRequest { page_size: 1, page_token: String::new() }).await.unwrap().into_inner();
@@ -38,7 +38,7 @@ async fn a_chat_is_created_read_listed_and_deleted(on: On) {
     let delete = DeleteChatRequest { chat_id: chat.chat_id.clone() };
     assert_eq!(bob.delete_chat(delete.clone()).await.unwrap_err().code(), Code::PermissionDenied);
     alice.delete_chat(delete).await.unwrap();
-    assert_eq!(alice.get_chat(get(&chat.chat_id)).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(alice.get_chat(get_request(&chat.chat_id)).await.unwrap_err().code(), Code::NotFound);
 }
 
 async fn a_message_is_stored_once_and_answered_alike(on: On) {
@@ -58,9 +58,7 @@ async fn history_is_paged_both_ways(on: On) {
     let server = TestServer::start(on).await;
     let mut alice = server.client("alice").await;
     let chat = new_chat(&mut alice, &[]).await;
-    for number in 1..=5 {
-        alice.send_message(send_request(&chat, &number.to_string(), "x")).await.unwrap();
-    }
+    fill(&mut alice, &chat, 5).await;
     let list =
         |after_sequence, before_sequence| ListMessagesRequest { chat_id: chat.clone(), page_size: 2, after_sequence, before_sequence };
     let mut page = async |request| {
@@ -79,13 +77,14 @@ async fn history_is_paged_both_ways(on: On) {
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_without_a_good_token_are_refused_and_say_why() {
     let server = TestServer::start(On::Sqlite).await;
-    let channel = endpoint(&server.ground.path("certs/ca.pem"), server.port).connect().await.unwrap();
-    let list = || ListChatsRequest { page_size: 0, page_token: String::new() };
+    let channel = server.channel().await;
     let mut stranger = chat_service_client::ChatServiceClient::new(channel.clone());
-    let missing = stranger.list_chats(list()).await.unwrap_err();
+    let missing = stranger.list_chats(list_request()).await.unwrap_err();
     assert_eq!((missing.code(), reason(&missing)), (Code::Unauthenticated, "TOKEN_MISSING".into()));
-    let forged =
-        with_token(channel, "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSIsImV4cCI6OTk5OTk5OTk5OX0.").list_chats(list()).await.unwrap_err();
+    let forged = with_token(channel, "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSIsImV4cCI6OTk5OTk5OTk5OX0.")
+        .list_chats(list_request())
+        .await
+        .unwrap_err();
     assert_eq!((forged.code(), reason(&forged)), (Code::Unauthenticated, "TOKEN_INVALID".into()));
 }
 
@@ -107,7 +106,7 @@ async fn invalid_requests_name_their_fields() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_malformed_request_is_the_clients_fault_and_is_told_so() {
     let server = TestServer::start(On::Sqlite).await;
-    let channel = endpoint(&server.ground.path("certs/ca.pem"), server.port).connect().await.unwrap();
+    let channel = server.channel().await;
     let mut raw = tonic::client::Grpc::new(channel);
     raw.ready().await.unwrap();
     // Field 1 as a number, where the request has a string.

@@ -11,9 +11,3 @@ mod common;
 mod open;
 mod parts;
 mod streams;
-
-use chat_service::pb::chat::v1::GetChatRequest;
-
-fn get(chat_id: &str) -> GetChatRequest {
-    GetChatRequest { chat_id: chat_id.into() }
-}

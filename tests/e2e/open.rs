@@ -18,10 +18,6 @@ use crate::common::*;
 /// What ARCHITECTURE.md's bounds say.
 const REFLECTION_REQUESTS_MAX: usize = 128;
 
-async fn channel(server: &TestServer) -> Channel {
-    within(endpoint(&server.ground.path("certs/ca.pem"), server.port).connect()).await.unwrap()
-}
-
 /// A reflection stream on which so much is asked, and which isn't closed.
 async fn reflection(channel: &Channel, requests: usize) -> Streaming<ServerReflectionResponse> {
     let file = MessageRequest::FileContainingSymbol("chat.v1.ChatService".into());
@@ -45,7 +41,7 @@ async fn rest(mut answers: Streaming<ServerReflectionResponse>) -> (usize, Statu
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reflection_stream_answers_so_much_and_another_one_goes_on() {
     let server = TestServer::start(On::Sqlite).await;
-    let channel = channel(&server).await;
+    let channel = server.channel().await;
     for asked in [REFLECTION_REQUESTS_MAX + 1, 3 * REFLECTION_REQUESTS_MAX] {
         let (answered, end) = rest(reflection(&channel, asked).await).await;
         assert_eq!(answered, REFLECTION_REQUESTS_MAX, "of {asked}");
@@ -57,8 +53,8 @@ async fn a_reflection_stream_answers_so_much_and_another_one_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_request_of_a_reflection_stream_counts_at_its_address() {
-    let server = TestServer::start_on(Ground::new(On::Sqlite).await, &["--rate-limit-address", "1/s burst 5"]).await;
-    let (answered, end) = rest(reflection(&channel(&server).await, 100).await).await;
+    let server = started(&["--rate-limit-address", "1/s burst 5"]).await;
+    let (answered, end) = rest(reflection(&server.channel().await, 100).await).await;
     assert!((5..100).contains(&answered), "the burst, the stream itself being its first: {answered}");
     assert_eq!((end.code(), reason(&end)), (Code::ResourceExhausted, "RATE_LIMITED".into()));
     assert!(end.get_error_details().retry_info().is_some_and(|retry| retry.retry_delay.is_some()));
@@ -67,7 +63,7 @@ async fn each_request_of_a_reflection_stream_counts_at_its_address() {
 #[tokio::test(flavor = "multi_thread")]
 async fn reflection_and_health_answer_without_a_token() {
     let server = TestServer::start(On::Sqlite).await;
-    let channel = channel(&server).await;
+    let channel = server.channel().await;
     let mut names = Vec::new();
     {
         use v1::server_reflection_response::MessageResponse;

@@ -10,7 +10,7 @@ use tonic::Code;
 use tonic_types::StatusExt;
 
 use crate::common::*;
-use crate::{get, on_both_stores};
+use crate::on_both_stores;
 
 on_both_stores!(
     members_come_and_go_and_their_streams_with_them,
@@ -40,10 +40,10 @@ async fn members_come_and_go_and_their_streams_with_them(on: On) {
     let changed = alice.add_members(add(vec![member("bob", ChatRole::Reader)])).await.unwrap().into_inner().chat.unwrap();
     assert_eq!(changed.members.iter().find(|m| m.user_id == "bob").unwrap().role(), ChatRole::Reader);
     assert_eq!(bob.send_message(send_request(&chat, "1", "hi")).await.unwrap_err().code(), Code::PermissionDenied);
-    let last_owner = alice.remove_member(RemoveMemberRequest { chat_id: chat.clone(), user_id: "alice".into() }).await.unwrap_err();
+    let last_owner = alice.remove_member(remove_request(&chat, "alice")).await.unwrap_err();
     assert_eq!((last_owner.code(), reason(&last_owner)), (Code::FailedPrecondition, "LAST_OWNER".into()));
 
-    alice.remove_member(RemoveMemberRequest { chat_id: chat.clone(), user_id: "bob".into() }).await.unwrap();
+    alice.remove_member(remove_request(&chat, "bob")).await.unwrap();
     match stream.event().await {
         Event::Left(left) => assert_eq!((left.chat_id.as_str(), left.reason()), (chat.as_str(), LeftReason::Removed)),
         other => panic!("{other:?}"),
@@ -91,9 +91,7 @@ async fn a_stream_resumes_behind_what_it_has_seen(on: On) {
     let server = TestServer::start(on).await;
     let mut alice = server.client("alice").await;
     let chat = new_chat(&mut alice, &[]).await;
-    for number in 1..=300 {
-        alice.send_message(send_request(&chat, &number.to_string(), "x")).await.unwrap();
-    }
+    fill(&mut alice, &chat, 300).await;
     let mut stream = Stream::joined(&mut alice, &chat, Some(2)).await;
     alice.send_message(send_request(&chat, "live", "x")).await.unwrap();
     for sequence in 3..=301 {
@@ -152,9 +150,7 @@ async fn half_close_delivers_history_and_ends(on: On) {
     let server = TestServer::start(on).await;
     let mut alice = server.client("alice").await;
     let chat = new_chat(&mut alice, &[]).await;
-    for number in 1..=3 {
-        alice.send_message(send_request(&chat, &number.to_string(), "x")).await.unwrap();
-    }
+    fill(&mut alice, &chat, 3).await;
     let mut stream = Stream::open(&mut alice, join(&chat, Some(0))).await;
     stream.send_text(&chat, "4", "the last");
     stream.half_close();
@@ -265,13 +261,13 @@ async fn a_stop_settles_what_is_in_flight(on: On) {
 
     let server = TestServer::start_on(ground, &[]).await;
     let mut alice = server.client("alice").await;
-    let stored = alice.get_chat(get(&chat)).await.unwrap().into_inner().chat.unwrap().last_sequence;
+    let stored = alice.get_chat(get_request(&chat)).await.unwrap().into_inner().chat.unwrap().last_sequence;
     assert_eq!(stored, acknowledged, "what was stored was acknowledged");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_ends_with_its_token() {
-    let server = TestServer::start_on(Ground::new(On::Sqlite).await, &["--auth-leeway", "0s"]).await;
+    let server = started(&["--auth-leeway", "0s"]).await;
     let mut alice = server.client("alice").await;
     let chat = new_chat(&mut alice, &[]).await;
     let mut brief = client(&server.ground, server.port, &mint_for("alice", &["user"], Duration::from_secs(2))).await;
@@ -286,7 +282,7 @@ async fn a_malformed_frame_ends_its_stream_and_nothing_else() {
     let mut alice = server.client("alice").await;
     let chat = new_chat(&mut alice, &[]).await;
     let mut healthy = Stream::joined(&mut alice, &chat, None).await;
-    let channel = endpoint(&server.ground.path("certs/ca.pem"), server.port).connect().await.unwrap();
+    let channel = server.channel().await;
     let mut raw = tonic::client::Grpc::new(channel);
     raw.ready().await.unwrap();
     // Field 1 as a number, where a frame has a message.

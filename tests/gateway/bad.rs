@@ -5,9 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::json;
 
+use crate::NO_CHAT;
 use crate::common::*;
 use crate::http1::*;
-use crate::{NO_CHAT, started};
 
 const LIMIT: usize = 256 * 1024;
 

@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 use crate::common::*;
 use crate::http1::*;
 use crate::on_both_stores;
-use crate::started;
 
 /// Times, which must be RFC 3339, as "TIME".
 fn timeless(value: Value) -> Value {

@@ -11,11 +11,5 @@ mod pages;
 mod same;
 mod schemathesis;
 
-use common::{Ground, On, TestServer};
-
 /// A chat id that no chat has.
 pub const NO_CHAT: &str = "0198f7a0-0000-7000-8000-000000000001";
-
-pub async fn started(more: &[&str]) -> TestServer {
-    TestServer::start_on(Ground::new(On::Sqlite).await, more).await
-}

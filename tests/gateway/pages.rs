@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
+use crate::common::started;
 use crate::http1::*;
-use crate::started;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_description_and_its_page_need_no_token() {

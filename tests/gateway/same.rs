@@ -6,7 +6,6 @@ use tonic::Code;
 
 use crate::common::*;
 use crate::http1::*;
-use crate::started;
 
 const MANY: usize = 30;
 

@@ -5,7 +5,6 @@ use std::process::Stdio;
 use tokio::process::Command;
 
 use crate::common::*;
-use crate::started;
 
 /// Requests for each operation and phase, at most. The seed keeps runs alike.
 const EXAMPLES_MAX: &str = "30";

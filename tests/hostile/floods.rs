@@ -98,7 +98,7 @@ async fn a_header_list_above_the_limit_is_refused_and_the_connection_goes_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_beyond_the_limit_are_refused() {
-    let server = TestServer::start_on(Ground::new(On::Sqlite).await, &["--max-streams-per-connection", "4"]).await;
+    let server = started(&["--max-streams-per-connection", "4"]).await;
     let mut honest = Honest::new(&server).await;
     let mut raw = Raw::open(&server, "mallory", &[]).await;
     for _ in 0..4 {

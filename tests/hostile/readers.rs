@@ -72,8 +72,7 @@ async fn an_answer_whose_client_takes_nothing_is_reset() {
 async fn three_hundred_receivers_on_one_connection_with_small_windows_do_not_stall() {
     const STREAMS: usize = 300;
     const MESSAGES: i64 = 40;
-    let server =
-        TestServer::start_on(Ground::new(On::Sqlite).await, &["--max-streams-per-connection", "400", "--send-timeout", "5s"]).await;
+    let server = started(&["--max-streams-per-connection", "400", "--send-timeout", "5s"]).await;
     let mut honest = Honest::new(&server).await;
     let mut alice = server.client("alice").await;
     let chat = new_chat(&mut alice, &["bob"]).await;

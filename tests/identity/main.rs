@@ -10,8 +10,7 @@ mod key_set;
 mod provider;
 mod service;
 
-use chat_service::pb::chat::v1::ListChatsRequest;
-use common::{TestServer, endpoint, with_token, within};
+use common::{TestServer, list_request, with_token, within};
 use tonic::Status;
 use tonic::transport::Channel;
 
@@ -20,11 +19,10 @@ struct Caller(Channel);
 
 impl Caller {
     async fn of(server: &TestServer) -> Self {
-        Self(within(endpoint(&server.ground.path("certs/ca.pem"), server.port).connect()).await.unwrap())
+        Self(server.channel().await)
     }
 
     async fn call(&self, token: &str) -> Result<(), Status> {
-        let list = ListChatsRequest { page_size: 0, page_token: String::new() };
-        within(with_token(self.0.clone(), token).list_chats(list)).await.map(drop)
+        within(with_token(self.0.clone(), token).list_chats(list_request())).await.map(drop)
     }
 }

@@ -16,7 +16,7 @@ use chat_service::pb::chat::v1::chat_service_client::ChatServiceClient;
 async fn each_call_leaves_one_line_with_its_ids_and_streams_are_given_theirs_too() {
     let ground = Ground::new(On::Sqlite).await;
     let server = Overheard::serve(&ground, &ground.database_url).await;
-    let channel = within(endpoint(&ground.path("certs/ca.pem"), server.port).connect()).await.unwrap();
+    let channel = channel(&ground, server.port).await;
     let mut alice = with_token(channel.clone(), &mint("alice", &["user"]));
     let chat = new_chat(&mut alice, &[]).await;
 

@@ -176,10 +176,10 @@ async fn traces_go_over_http_as_protobuf_too() {
 async fn what_is_not_sampled_is_not_exported_and_still_has_an_id() {
     for (sampler, flags) in [("always_off", "01"), ("parentbased_always_on", "00"), ("parentbased_traceidratio", "00")] {
         let (ground, collector) = (Ground::new(On::Sqlite).await, Collector::grpc().await);
-        let (url, certs) = (collector.url(), ground.path("certs/ca.pem"));
+        let url = collector.url();
         let more = ["--otlp-endpoint", &url, "--otlp-protocol", "grpc", "--otel-traces-sampler", sampler, "--otel-traces-sampler-arg", "0"];
         let mut server = Process::serve(&ground, 0, &more).await;
-        let channel = within(endpoint(&certs, server.port).connect()).await.unwrap();
+        let channel = channel(&ground, server.port).await;
         let mut alice = with_token(channel, &mint("alice", &["user"]));
         let chat = new_chat(&mut alice, &[]).await;
         let mut stream = Stream::joined(&mut alice, &chat, None).await;

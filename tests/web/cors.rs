@@ -10,10 +10,6 @@ use crate::raw;
 
 const APP: &str = "https://app.example.org";
 
-async fn started(more: &[&str]) -> TestServer {
-    TestServer::start_on(Ground::new(On::Sqlite).await, more).await
-}
-
 fn preflight(origin: &str) -> Request<Bytes> {
     Request::options("/chat.v1.ChatService/ListChats")
         .header("origin", origin)

@@ -97,9 +97,7 @@ async fn without_follow_history_comes_and_the_stream_ends(on: On) {
     let server = TestServer::start(on).await;
     let mut alice = server.client("alice").await;
     let chat = new_chat(&mut alice, &[]).await;
-    for number in 1..=3 {
-        alice.send_message(send_request(&chat, &number.to_string(), "x")).await.unwrap();
-    }
+    fill(&mut alice, &chat, 3).await;
     let last = SendFrame { chat_id: chat.clone(), client_message_id: "last".into(), text: "the last".into() };
     let last = raw::message(&ConnectChatRequest { frame: Some(Frame::Send(last)) });
     for version in VERSIONS {

@@ -61,9 +61,7 @@ async fn a_socket_resumes_behind_what_it_has_seen(on: On) {
     let server = TestServer::start(on).await;
     let mut alice = server.client("alice").await;
     let chat = new_chat(&mut alice, &[]).await;
-    for number in 1..=300 {
-        alice.send_message(send_request(&chat, &number.to_string(), "x")).await.unwrap();
-    }
+    fill(&mut alice, &chat, 300).await;
     let mut socket = Socket::joined(&server, "alice", &chat, Some(2)).await;
     alice.send_message(send_request(&chat, "live", "x")).await.unwrap();
     for sequence in 3..=301 {
@@ -124,7 +122,7 @@ async fn a_member_who_is_removed_loses_the_chat(on: On) {
     let mut alice = server.client("alice").await;
     let chat = new_chat(&mut alice, &["bob"]).await;
     let mut socket = Socket::joined(&server, "bob", &chat, None).await;
-    alice.remove_member(RemoveMemberRequest { chat_id: chat.clone(), user_id: "bob".into() }).await.unwrap();
+    alice.remove_member(remove_request(&chat, "bob")).await.unwrap();
     assert_eq!(socket.event_of("left").await, json!({"chatId": chat, "reason": "LEFT_REASON_REMOVED"}));
     socket.join(&chat, None).await;
     assert_eq!(socket.rejected().await, "CHAT_NOT_FOUND");
@@ -171,7 +169,7 @@ async fn a_bad_token_closes_the_socket_whichever_way_it_came() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_socket_ends_with_its_token_unless_it_gets_a_new_one() {
-    let server = TestServer::start_on(Ground::new(On::Sqlite).await, &["--auth-leeway", "0s"]).await;
+    let server = started(&["--auth-leeway", "0s"]).await;
     let brief = || mint_for("alice", &["user"], Duration::from_secs(2));
     let (mut ends, mut stays) = (Socket::with_token(&server, &brief()).await, Socket::with_token(&server, &brief()).await);
     stays.send(json!({"refreshToken": {"token": mint("bob", &["user"])}})).await;
@@ -216,7 +214,7 @@ async fn a_refused_frame_leaves_the_socket_alive() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_socket_asks_for_counts_as_on_a_stream() {
     let limits = ["--rate-limit-address", "1/s", "--rate-limit-user-calls", "1/s burst 3"];
-    let server = TestServer::start_on(Ground::new(On::Sqlite).await, &limits).await;
+    let server = started(&limits).await;
     // One request of the address: the call behind it isn't another one.
     let mut socket = Socket::open(&server, "alice").await;
     socket.send(json!({"leave": {"chatId": uuid::Uuid::now_v7().to_string()}})).await;

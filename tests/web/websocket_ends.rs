@@ -16,10 +16,6 @@ use crate::http_client::send;
 use crate::raw;
 use crate::socket::Socket;
 
-async fn started(more: &[&str]) -> TestServer {
-    TestServer::start_on(Ground::new(On::Sqlite).await, more).await
-}
-
 /// A server, a chat, and a socket of alice that has joined it.
 async fn joined(more: &[&str]) -> (TestServer, String, Socket) {
     let server = started(more).await;
@@ -55,8 +51,7 @@ async fn a_stop_settles_what_is_in_flight_and_says_goodbye() {
     server.stopped().await;
 
     let server = TestServer::start_on(ground, &[]).await;
-    let request = chat_service::pb::chat::v1::GetChatRequest { chat_id: chat };
-    let stored = server.client("alice").await.get_chat(request).await.unwrap().into_inner().chat.unwrap().last_sequence;
+    let stored = server.client("alice").await.get_chat(get_request(&chat)).await.unwrap().into_inner().chat.unwrap().last_sequence;
     assert_eq!(stored, acknowledged, "what was stored was acknowledged");
 }
 

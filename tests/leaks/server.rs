@@ -1,75 +1,24 @@
-//! Nobody is told a secret. The real binary runs at the most talkative log level through everything that it does, well and badly;
-//! then no message's text, no token, no secret and no password may stand in anything that it wrote or that its traces hold, and none of
-//! those, nor any SQL, in what it told those who were refused.
-
-#[path = "observability/collector.rs"]
-mod collector;
-mod common;
-
-use std::process::Stdio;
-use std::time::Duration;
+//! A server at its most talkative, through everything that it does, well and badly.
 
 use chat_service::pb::chat::v1::chat_service_client::ChatServiceClient;
 use chat_service::pb::chat::v1::connect_chat_request::Frame;
 use chat_service::pb::chat::v1::connect_chat_response::Event;
 use chat_service::pb::chat::v1::*;
-use collector::Collector;
-use common::process::{Overheard, talkative};
-use common::*;
 use serde_json::{Value, json};
 use sqlx::Connection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::process::Command;
+use tonic::Request;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Channel;
-use tonic::{Request, Status};
+
+use crate::canaries::{Canaries, Told};
+use crate::collector::Collector;
+use crate::common::process::Overheard;
+use crate::common::*;
+use crate::on_both_stores;
 
 on_both_stores!(a_full_run_tells_nobody_a_text_a_token_or_a_secret);
-
-/// Parts of a token that are this long could be used, or say whose it is.
-const TOKEN_PART_CHARS: usize = 16;
-
-/// What must not be seen anywhere.
-#[derive(Default)]
-struct Canaries(Vec<(&'static str, String)>);
-
-impl Canaries {
-    fn new() -> Self {
-        Self(vec![("the HS256 secret", SECRET.to_owned())])
-    }
-
-    /// A value that occurs nowhere else.
-    fn hide(&mut self, what: &'static str) -> String {
-        let value = format!("canary{}", uuid::Uuid::new_v4().simple());
-        self.0.push((what, value.clone()));
-        value
-    }
-
-    fn hide_token(&mut self, what: &'static str, token: String) -> String {
-        let parts = token.split('.').filter(|part| part.len() >= TOKEN_PART_CHARS).map(str::to_owned);
-        self.0.extend(parts.map(|part| (what, part)));
-        token
-    }
-
-    fn token(&mut self, what: &'static str, sub: &str, roles: &[&str]) -> String {
-        self.hide_token(what, mint(sub, roles))
-    }
-
-    /// Holds that none is in it: neither as it is, nor as a list of bytes, as `Debug` writes them.
-    #[track_caller]
-    fn are_not_in(&self, said: &str, whose: &str) {
-        for (what, value) in &self.0 {
-            let bytes: Vec<String> = value.bytes().take(TOKEN_PART_CHARS).map(|byte| byte.to_string()).collect();
-            for form in [value.clone(), bytes.join(", ")] {
-                if let Some(at) = said.find(&form) {
-                    let from = said.floor_char_boundary(at.saturating_sub(200));
-                    panic!("{what} is in {whose}: …{}", &said[from..at + form.len()]);
-                }
-            }
-        }
-    }
-}
 
 /// The same database by a URL with a password, and a parameter that nobody knows. The test's own server asks for none.
 fn with_password(url: &str, password: &str) -> String {
@@ -79,41 +28,12 @@ fn with_password(url: &str, password: &str) -> String {
     format!("{scheme}://{user}:{password}@{place}?sslpassword={password}")
 }
 
-/// What refused callers were told.
-#[derive(Default)]
-struct Told(String);
-
-impl Told {
-    fn refused<T>(&mut self, answer: Result<T, Status>) {
-        if let Err(status) = answer {
-            self.status(&status);
-        } else {
-            panic!("it was to be refused");
-        }
-    }
-
-    fn status(&mut self, status: &Status) {
-        self.0 += &format!("{status:?}\n{}\n{}\n", status.message(), String::from_utf8_lossy(status.details()));
-    }
-
-    fn rejected(&mut self, event: Event) {
-        match event {
-            Event::Rejected(rejected) => self.status(&refusal(&rejected)),
-            other => panic!("it was to be rejected: {other:?}"),
-        }
-    }
-}
-
 fn create(title: &str) -> CreateChatRequest {
     CreateChatRequest { title: title.into(), member_ids: vec!["bob".into()], request_id: String::new() }
 }
 
 fn list(page_token: &str) -> ListChatsRequest {
     ListChatsRequest { page_size: 0, page_token: page_token.into() }
-}
-
-fn history(chat: &str) -> ListMessagesRequest {
-    ListMessagesRequest { chat_id: chat.into(), page_size: 0, after_sequence: None, before_sequence: None }
 }
 
 fn signed(secret: &str, claims: &Value) -> String {
@@ -126,7 +46,7 @@ async fn a_full_run_tells_nobody_a_text_a_token_or_a_secret(on: On) {
     let url = with_password(&ground.database_url, &hidden.hide("the database's password"));
     let traces = Collector::grpc().await;
     let server = Overheard::serve_with(&ground, &url, &["--otlp-endpoint", &traces.url(), "--otlp-protocol", "grpc"]).await;
-    let channel = within(endpoint(&ground.path("certs/ca.pem"), server.port).connect()).await.unwrap();
+    let channel = channel(&ground, server.port).await;
     let mut alice = with_token(channel.clone(), &hidden.token("alice's token", "alice", &["user"]));
 
     let chat = every_call(&mut alice, &mut hidden, &mut told).await;
@@ -163,13 +83,13 @@ async fn a_full_run_tells_nobody_a_text_a_token_or_a_secret(on: On) {
 async fn every_call(alice: &mut Client, hidden: &mut Canaries, told: &mut Told) -> String {
     let (title, text) = (hidden.hide("a title"), hidden.hide("a text"));
     let chat = alice.create_chat(create(&title)).await.unwrap().into_inner().chat.unwrap().chat_id;
-    alice.get_chat(GetChatRequest { chat_id: chat.clone() }).await.unwrap();
+    alice.get_chat(get_request(&chat)).await.unwrap();
     alice.list_chats(list("")).await.unwrap();
     let carol = NewMember { user_id: "carol".into(), role: ChatRole::Member.into() };
     alice.add_members(AddMembersRequest { chat_id: chat.clone(), members: vec![carol] }).await.unwrap();
-    alice.remove_member(RemoveMemberRequest { chat_id: chat.clone(), user_id: "carol".into() }).await.unwrap();
+    alice.remove_member(remove_request(&chat, "carol")).await.unwrap();
     alice.send_message(send_request(&chat, "1", &text)).await.unwrap();
-    alice.list_messages(history(&chat)).await.unwrap();
+    alice.list_messages(history_request(&chat)).await.unwrap();
     let other = alice.create_chat(create(&title)).await.unwrap().into_inner().chat.unwrap().chat_id;
     alice.delete_chat(DeleteChatRequest { chat_id: other.clone() }).await.unwrap();
 
@@ -180,11 +100,11 @@ async fn every_call(alice: &mut Client, hidden: &mut Canaries, told: &mut Told) 
     told.refused(alice.send_message(send_request(&chat, "2", &text.repeat(10_000))).await);
     told.refused(alice.send_message(send_request(&text, &text.repeat(3), "hello")).await);
     told.refused(alice.create_chat(create(&title.repeat(10))).await);
-    told.refused(alice.get_chat(GetChatRequest { chat_id: text.clone() }).await);
+    told.refused(alice.get_chat(get_request(&text)).await);
     told.refused(alice.list_chats(list(&text)).await);
-    told.refused(alice.list_messages(history(&other)).await);
+    told.refused(alice.list_messages(history_request(&other)).await);
     told.refused(alice.delete_chat(DeleteChatRequest { chat_id: other.clone() }).await);
-    told.refused(alice.remove_member(RemoveMemberRequest { chat_id: chat.clone(), user_id: text.clone() }).await);
+    told.refused(alice.remove_member(remove_request(&chat, &text)).await);
     let unknown_role = NewMember { user_id: text.clone(), role: 99 };
     told.refused(alice.add_members(AddMembersRequest { chat_id: chat.clone(), members: vec![unknown_role] }).await);
     chat
@@ -289,7 +209,7 @@ async fn failing_store(on: On, ground: &Ground, alice: &mut Client, chat: &str, 
     told.rejected(stream.event().await);
     drop_messages(on, &ground.database_url).await;
     told.refused(alice.send_message(send_request(chat, "lost", &text)).await);
-    told.refused(alice.list_messages(history(chat)).await);
+    told.refused(alice.list_messages(history_request(chat)).await);
     stream.send_text(chat, "lost by frame", &text);
     told.rejected(stream.event().await);
     stream.send(join(chat, Some(0)));
@@ -297,7 +217,7 @@ async fn failing_store(on: On, ground: &Ground, alice: &mut Client, chat: &str, 
     if matches!(on, On::Postgres) {
         drop_database(&ground.database_url).await;
         told.refused(alice.send_message(send_request(chat, "lost again", &text)).await);
-        told.refused(alice.get_chat(GetChatRequest { chat_id: chat.into() }).await);
+        told.refused(alice.get_chat(get_request(chat)).await);
         told.refused(alice.create_chat(create(&hidden.hide("a title that can't be stored"))).await);
     }
 }
@@ -317,12 +237,6 @@ async fn drop_messages(on: On, url: &str) {
     }
 }
 
-async fn drop_database(url: &str) {
-    let (_, name) = url.rsplit_once('/').unwrap();
-    let mut connection = sqlx::PgConnection::connect(&std::env::var("TEST_DATABASE_URL").unwrap()).await.unwrap();
-    sqlx::query(sqlx::AssertSqlSafe(format!("DROP DATABASE {name} WITH (FORCE)"))).execute(&mut connection).await.unwrap();
-}
-
 /// The admin port, asked for what it has and for what it hasn't.
 async fn probes(server: &Overheard, hidden: &mut Canaries, told: &mut Told) {
     let token = hidden.token("a token for the admin port", "alice", &["admin"]);
@@ -331,71 +245,5 @@ async fn probes(server: &Overheard, hidden: &mut Canaries, told: &mut Told) {
         let answer = ask(server.admin, request.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 "), "{path}: {answer}");
         told.0 += &answer;
-    }
-}
-
-/// Runs a command to its end; what it wrote.
-async fn run(command: &mut Command) -> String {
-    let output = within(command.stdin(Stdio::null()).output()).await.unwrap();
-    format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-#[tokio::test]
-async fn help_and_failing_starts_show_no_secret() {
-    let ground = Ground::new(On::Sqlite).await;
-    let mut hidden = Canaries::new();
-    let password = hidden.hide("the database's password");
-    let token = hidden.token("the terminal client's token", "alice", &["user"]);
-    let urls = [
-        format!("postgres://nobody:{password}@127.0.0.1:1/chat?sslpassword={password}"),
-        format!("postgres://nobody:{password}@127.0.0.1:{password}/chat"),
-        format!("postgres://nobody:{password}@[127.0.0.1/chat"),
-        format!("mysql://nobody:{password}@127.0.0.1/chat"),
-        password.clone(),
-    ];
-    let commands: [(&[&str], bool); 4] =
-        [(&["serve"], true), (&["migrate"], true), (&["serve", "--help"], false), (&["migrate", "--help"], false)];
-    for url in &urls {
-        for (arguments, fails) in commands {
-            let mut command = talkative();
-            // Long enough to say that it waits.
-            command.args(arguments).env("DATABASE_URL", url).env("CHAT_DATABASE_WAIT", "300ms");
-            command.env("CHAT_AUTH_SECRET", ground.path("secret")).env("CHAT_INSECURE", "true");
-            command.env("CHAT_LISTEN", "127.0.0.1:0").env("CHAT_ADMIN_LISTEN", "127.0.0.1:0");
-            let said = run(&mut command).await;
-            assert_eq!(said.contains("DATABASE_URL: ") || said.contains("DATABASE_URL is"), fails, "{url}: {said}");
-            hidden.are_not_in(&said, "a start's output");
-        }
-    }
-    // The secret itself, where the path of its file belongs.
-    for arguments in [&["serve"][..], &["serve", "--help"], &["token", "--sub", "alice"], &["token", "--help"]] {
-        let said = run(talkative().args(arguments).env("CHAT_AUTH_SECRET", SECRET)).await;
-        assert!(said.contains("CHAT_AUTH_SECRET"), "{arguments:?}: {said}");
-        hidden.are_not_in(&said, "what was said of a secret in the wrong place");
-    }
-    for arguments in [&["connect", "--help"][..], &["connect", "--addr", "no address", "chat"], &["connect", "--no-such-flag"]] {
-        let said = run(talkative().args(arguments).env("CHAT_TOKEN", &token)).await;
-        hidden.are_not_in(&said, "the terminal client's output");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_terminal_client_shows_no_token() {
-    let server = TestServer::start(On::Sqlite).await;
-    let mut hidden = Canaries::default();
-    let mut alice = server.client("alice").await;
-    let chat = new_chat(&mut alice, &[]).await;
-    let tokens = [
-        hidden.token("a good token", "alice", &["user"]),
-        hidden.token("a stranger's token", "eve", &["user"]),
-        hidden.hide("no token"),
-        format!("{}\n{}", hidden.hide("a token in two lines"), hidden.hide("its second line")),
-        hidden.hide_token("a token that ends while it is used", mint_for("alice", &["user"], Duration::from_secs(1))),
-    ];
-    for token in tokens {
-        let mut command = talkative();
-        command.args(["connect", &chat, "--addr", &format!("https://localhost:{}", server.port)]);
-        command.arg("--ca").arg(server.ground.path("certs/ca.pem")).env("CHAT_TOKEN", token);
-        hidden.are_not_in(&run(&mut command).await, "the terminal client's output");
     }
 }
