@@ -14,16 +14,30 @@ use crate::{Done, Failure, growth, rows};
 #[derive(Clone, Copy, Debug)]
 pub enum Goal {
     AtLeast(f64),
+    /// At least `goal`, which is missed by far (docs/performance.md says why) and so would guard nothing: the guard's goal is what is
+    /// `reached`.
+    Missed {
+        goal: f64,
+        reached: f64,
+    },
     AtMost(f64),
     /// No further from 1 than this.
     Flat(f64),
 }
 
 impl Goal {
+    /// The goal that counts in this mode.
+    fn of(self, mode: Mode) -> Self {
+        match self {
+            Self::Missed { reached, .. } if mode == Mode::Guard => Self::AtLeast(reached),
+            Self::AtLeast(_) | Self::Missed { .. } | Self::AtMost(_) | Self::Flat(_) => self,
+        }
+    }
+
     /// Whether a ratio meets the goal, or misses it by no more than the slack allows.
     fn is_met(self, ratio: f64, slack: f64) -> bool {
         match self {
-            Self::AtLeast(goal) => ratio >= goal * slack,
+            Self::AtLeast(goal) | Self::Missed { goal, .. } => ratio >= goal * slack,
             Self::AtMost(goal) => ratio <= goal / slack,
             Self::Flat(goal) => (ratio - 1.0).abs() <= goal / slack,
         }
@@ -31,7 +45,7 @@ impl Goal {
 
     fn shown(self) -> String {
         match self {
-            Self::AtLeast(goal) => format!("≥ {goal:.2}"),
+            Self::AtLeast(goal) | Self::Missed { goal, .. } => format!("≥ {goal:.2}"),
             Self::AtMost(goal) => format!("≤ {goal:.2}"),
             Self::Flat(goal) => format!("1 ± {goal:.2}"),
         }
@@ -58,13 +72,14 @@ struct Measure {
 }
 
 pub struct Board {
+    mode: Mode,
     slack: f64,
     measures: Vec<Measure>,
 }
 
 impl Board {
     pub fn new(options: &Options) -> Self {
-        Self { slack: options.slack, measures: Vec::new() }
+        Self { mode: options.mode, slack: options.slack, measures: Vec::new() }
     }
 
     /// Takes a round's pair.
@@ -90,7 +105,7 @@ impl Board {
             Some(at) => at,
             None => {
                 self.measures.push(Measure {
-                    spec: spec.clone(),
+                    spec: Spec { goal: spec.goal.of(self.mode), ..spec.clone() },
                     ours: Series::default(),
                     other: Series::default(),
                     ratios: Series::default(),
