@@ -1,4 +1,4 @@
-//! Fan-out at its worst: it drops, repeats, holds back and swaps what it is given.
+//! Fan-out at its worst: it drops, repeats, holds back and swaps deliveries, and drops announcements.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,15 +9,15 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::sleep;
 
-/// The longest that a delivery or an announcement is held back.
+/// The longest that a delivery is held back.
 const HELD_MILLIS_MAX: u64 = 700;
 
 pub struct ChaosBroker {
     registry: Arc<Registry>,
     dice: Mutex<StdRng>,
-    /// How much is dropped, as a probability; at 1 only the sweep and the sessions' own reads deliver.
+    /// How many deliveries and announcements are dropped, as a probability; at 1 only the sweep and the sessions' own reads deliver.
     drops: f64,
-    /// How much is repeated, held back or swapped.
+    /// How many deliveries are repeated, held back or swapped.
     mischief: f64,
 }
 
