@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -11,7 +12,7 @@ use std::time::SystemTime;
 
 use futures_util::StreamExt;
 use futures_util::stream::{self, Stream};
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use tokio::sync::broadcast;
 use tokio_stream::wrappers::BroadcastStream;
 use tonic::transport::server::TcpIncoming;
@@ -161,7 +162,10 @@ pub fn serve(cert: &Path, key: &Path) -> Done<()> {
     let identity = Identity::from_pem(std::fs::read(cert)?, std::fs::read(key)?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+        // As many as the product's: a client that finds no place tries again only after a second.
+        let listener = socket.listen(4_096)?;
         println!("{}", listener.local_addr()?.port());
         std::io::stdout().flush()?;
         let server = Server::builder()

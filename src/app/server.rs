@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -204,8 +204,8 @@ impl Server {
         let files =
             TlsFiles { cert: args.tls.tls_cert.clone(), key: args.tls.tls_key.clone(), client_ca: unless_empty(&args.tls.tls_client_ca) };
         let tls = (!args.tls.insecure).then(|| Certificates::load(files)).transpose()?;
-        let public = listen("CHAT_LISTEN", args.listen).await?;
-        let admin = listen("CHAT_ADMIN_LISTEN", args.admin_listen).await?;
+        let public = listen("CHAT_LISTEN", args.listen)?;
+        let admin = listen("CHAT_ADMIN_LISTEN", args.admin_listen)?;
         let opened =
             wait::until_there(args.database.database_wait, || open(&config.store, args.database.migrate), |told| tracing::warn!("{told}"))
                 .await?;
@@ -349,6 +349,17 @@ impl Server {
     }
 }
 
-async fn listen(setting: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Listen { setting, address, source })
+/// Connections that wait to be accepted, as far as the system allows: after a restart all clients come at once, and one that finds no place
+/// tries again only after a second.
+const BACKLOG_CONNECTIONS: u32 = 4_096;
+
+fn listen(setting: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    let open = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // A restart doesn't wait for the last connections of the process before.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG_CONNECTIONS)
+    };
+    open().map_err(|source| StartError::Listen { setting, address, source })
 }

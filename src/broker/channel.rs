@@ -3,18 +3,21 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 
 use super::early::Early;
+use super::recent::Recent;
 use super::{Delivery, Mailbox};
 use crate::model::UserId;
 
 /// Messages that a chat's channel holds for streams that are a little behind. One that falls further behind is told so by
-/// the channel and reads from the repository.
+/// the channel, and takes what it lacks from [`Recent`], or reads it from the repository.
 const RING_SLOTS: usize = 32;
 
 pub(super) struct Channel {
     pub sender: broadcast::Sender<Arc<Delivery>>,
+    /// A read for the chat's streams has ended.
+    pub read: Notify,
     state: Mutex<State>,
 }
 
@@ -29,6 +32,10 @@ pub(super) struct State {
     pub streams: HashMap<u64, Stream>,
     /// Used where other nodes publish too.
     pub early: Early,
+    /// Ends at `head`.
+    pub recent: Recent,
+    /// A stream reads what others may lack, too.
+    pub reading: bool,
 }
 
 pub(super) struct Stream {
@@ -64,7 +71,7 @@ impl Stream {
 
 impl Channel {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { sender: broadcast::Sender::new(RING_SLOTS), state: Mutex::default() })
+        Arc::new(Self { sender: broadcast::Sender::new(RING_SLOTS), read: Notify::new(), state: Mutex::default() })
     }
 
     pub fn state(&self) -> MutexGuard<'_, State> {
@@ -104,6 +111,7 @@ impl Channel {
     fn pass(&self, state: &mut State, delivery: Arc<Delivery>) {
         state.head = Some(delivery.message.sequence);
         state.early.moved();
+        state.recent.push(Arc::clone(&delivery));
         // An error says that nobody listens.
         drop(self.sender.send(delivery));
     }

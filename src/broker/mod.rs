@@ -8,8 +8,10 @@ mod channel;
 mod early;
 mod local;
 mod mailbox;
+mod recent;
 mod redis;
 mod registry;
+mod shared_read;
 mod stats;
 
 use std::sync::Arc;
@@ -22,6 +24,7 @@ pub use self::redis::RedisBroker;
 pub use local::LocalBroker;
 pub use mailbox::{Eviction, Mailbox};
 pub use registry::{Hole, Holes, Interest, Registry, Subscription};
+pub use shared_read::SharedRead;
 pub use stats::{BrokerState, BrokerStats};
 
 use crate::model::{ChatId, Message, UserId};

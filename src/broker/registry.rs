@@ -9,7 +9,7 @@ use tokio::sync::{Notify, broadcast, mpsc};
 use tokio::time::Instant;
 
 use super::channel::{Channel, State, Stream, lock};
-use super::{AccessEnd, Delivery, Eviction, Mailbox};
+use super::{AccessEnd, Delivery, Eviction, Mailbox, SharedRead};
 use crate::model::{ChatId, ChatPosition, UserId};
 
 const SHARDS: usize = 16;
@@ -233,6 +233,15 @@ impl Registry {
         }
     }
 
+    /// Lets go of messages that were kept for streams a little behind, where that is long enough ago.
+    pub fn forget_recent(&self) {
+        let now = Instant::now();
+        for shard in &self.shards {
+            let channels: Vec<_> = lock(shard).values().cloned().collect();
+            channels.iter().for_each(|channel| channel.state().recent.forget(now));
+        }
+    }
+
     /// Subscriptions alive, for metrics and tests.
     pub fn subscription_count(&self) -> usize {
         self.subscriptions.load(Ordering::Relaxed)
@@ -272,6 +281,18 @@ pub struct Subscription {
 impl Subscription {
     pub fn key(&self) -> u64 {
         self.key
+    }
+
+    /// The chat's messages behind `sequence`, ascending and up to the last that went through, if they are all still here.
+    pub fn recent(&self, sequence: i64) -> Option<Vec<Arc<Delivery>>> {
+        let recent: Vec<_> = self.channel.state().recent.after(sequence)?.cloned().collect();
+        (!recent.is_empty()).then_some(recent)
+    }
+
+    /// For each try of a stream to read what is behind `sequence` from the repository.
+    pub fn share_read(&self, sequence: i64) -> impl Fn() -> SharedRead + use<> {
+        let channel = Arc::clone(&self.channel);
+        move || SharedRead::new(Arc::clone(&channel), sequence)
     }
 
     /// Notes where the chat stood when this stream's membership was checked. The sweep checks again from the oldest version

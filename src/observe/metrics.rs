@@ -100,6 +100,7 @@ pub static STREAMS_OPEN: Gauge = Gauge::new(0);
 /// Messages given to streams as they were published.
 pub static DELIVERIES_LIVE: HotCounter = HotCounter::new();
 /// Messages given to streams from the repository.
+pub static DELIVERIES_RECENT: HotCounter = HotCounter::new();
 pub static DELIVERIES_CAUGHT_UP: HotCounter = HotCounter::new();
 pub static CATCH_UP_PAGES: Counter = Counter::new();
 
@@ -257,9 +258,10 @@ fn streams(out: &mut Text) {
     out.begin(
         "chat_deliveries_total",
         "counter",
-        "Messages given to streams, as they were published (live) or from the database (catch_up).",
+        "Messages given to streams, as they were published (live), from what is kept of a chat for a moment (recent), or from the database (catch_up).",
     );
     out.sample("chat_deliveries_total", &[("source", "live")], DELIVERIES_LIVE.get());
+    out.sample("chat_deliveries_total", &[("source", "recent")], DELIVERIES_RECENT.get());
     out.sample("chat_deliveries_total", &[("source", "catch_up")], DELIVERIES_CAUGHT_UP.get());
     out.counter("chat_catch_up_pages_total", "Pages that streams read from the database.", CATCH_UP_PAGES.get());
     out.family("chat_lag_heals_total", "Times that something had to be read which should have come by itself, by its cause.", &LAG_HEALS);

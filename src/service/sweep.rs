@@ -69,6 +69,7 @@ impl Sweep {
                 _ = ticks.tick() => {}
                 () = self.registry.missed() => ticks.reset(),
             }
+            self.registry.forget_recent();
             let began = Instant::now();
             self.look_at_all().await;
             metrics::SWEEP.observe_time(began.elapsed());

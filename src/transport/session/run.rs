@@ -19,7 +19,7 @@ use tracing::Instrument;
 
 use super::outbox::Outbox;
 use super::state::{Cursor, Verdict};
-use crate::broker::{Delivery, Eviction, Mailbox, Subscription};
+use crate::broker::{Delivery, Eviction, Mailbox, SharedRead, Subscription};
 use crate::converter::status::{self, Refused};
 use crate::converter::{chat, frames, validate};
 use crate::interceptor::auth;
@@ -84,6 +84,15 @@ enum Unread {
     Failed(Error),
 }
 
+/// Of the subscription with this key.
+type PageRead = (u64, Result<Option<Read>, Unread>);
+
+/// What was read of a chat, and where that stood.
+struct Read {
+    deliveries: Vec<Arc<Delivery>>,
+    last_sequence: i64,
+}
+
 struct JoinedChat {
     id: ChatId,
     cursor: Cursor,
@@ -100,7 +109,7 @@ enum Input {
     Settled(Settled),
     Done(Done),
     /// Of the subscription with this key.
-    Page(u64, Result<Page, Unread>),
+    Page(u64, Result<Option<Read>, Unread>),
     Taken,
     SendStalled,
     Frame(Option<Result<pb::ConnectChatRequest, Status>>),
@@ -134,7 +143,7 @@ pub struct Session<S> {
     task: Option<Task<Done>>,
     /// Evictions of the subscription that a join under way has made.
     early: Vec<(u64, Eviction)>,
-    page: Option<Task<(u64, Result<Page, Unread>)>>,
+    page: Option<Task<PageRead>>,
     leaving: Pin<Box<WaitForCancellationFutureOwned>>,
     expiry: Pin<Box<Sleep>>,
     /// Until the first valid frame.
@@ -332,18 +341,17 @@ where
         if self.state == Inbound::Finishing && self.task.is_none() && self.chats.iter().all(|chat| chat.cursor.is_done()) {
             return Some(Status::ok(""));
         }
-        if self.page.is_none() {
+        while self.page.is_none() {
             if !self.outbox.level().has_room {
                 // A body in another task may make room before this is looked at again.
                 self.was_full = true;
-                return None;
+                break;
             }
-            let (before, after) = self.chats.split_at(self.turn.min(self.chats.len()));
-            let behind = after.iter().chain(before).find(|chat| chat.cursor.is_behind());
-            let behind = behind.map(|chat| (chat.id, chat.subscription.key(), chat.cursor.delivered()));
-            if let Some((chat_id, key, delivered)) = behind {
-                self.turn = (self.turn + 1) % self.chats.len();
-                self.page = Some(self.read_page(chat_id, key, delivered));
+            let turn = self.turn.min(self.chats.len());
+            let Some(at) = (turn..self.chats.len()).chain(0..turn).find(|at| self.chats[*at].cursor.is_behind()) else { break };
+            self.turn = (self.turn + 1) % self.chats.len();
+            if !self.take_recent(at) {
+                self.page = Some(self.read_page(&self.chats[at]));
             }
         }
         None
@@ -521,12 +529,14 @@ where
         Ok(())
     }
 
-    fn page(&mut self, key: u64, page: Result<Page, Unread>) -> Result<(), Status> {
+    fn page(&mut self, key: u64, page: Result<Option<Read>, Unread>) -> Result<(), Status> {
         // The chat may have been left, and even joined again, while the page was read.
         let Some(at) = self.chats.iter().position(|chat| chat.subscription.key() == key) else { return Ok(()) };
         let chat_id = self.chats[at].id;
-        let page = match page {
-            Ok(page) => page,
+        let read = match page {
+            Ok(Some(read)) => read,
+            // Another stream has read it.
+            Ok(None) => return Ok(()),
             Err(Unread::Lost(eviction)) => {
                 self.remove(at, left_reason(eviction));
                 return Ok(());
@@ -538,21 +548,43 @@ where
             return Ok(());
         }
         metrics::CATCH_UP_PAGES.one();
-        for message in &page.messages {
-            match cursor.read(message.sequence) {
+        for delivery in &read.deliveries {
+            match cursor.read(delivery.message.sequence) {
                 Some(Verdict::Deliver) => {
                     metrics::DELIVERIES_CAUGHT_UP.add(1);
-                    self.outbox.frame(&frames::message_frame(message));
+                    self.outbox.frame(delivery.encoded(frames::message_frame));
                 }
                 Some(Verdict::Drop) => {}
-                None => return Err(unhealable(chat_id, message.sequence)),
+                None => return Err(unhealable(chat_id, delivery.message.sequence)),
             }
         }
-        if page.messages.is_empty() && cursor.delivered() < page.last_sequence {
-            return Err(unhealable(chat_id, page.last_sequence));
+        if read.deliveries.is_empty() && cursor.delivered() < read.last_sequence {
+            return Err(unhealable(chat_id, read.last_sequence));
         }
-        cursor.page_done(page.last_sequence);
+        cursor.page_done(read.last_sequence);
         Ok(())
+    }
+
+    /// Delivers to a chat that is behind what the process has kept of it, as far as there is room. Returns whether it had what comes next.
+    fn take_recent(&mut self, at: usize) -> bool {
+        let chat = &mut self.chats[at];
+        let Some(recent) = chat.subscription.recent(chat.cursor.delivered()) else { return false };
+        for delivery in &recent {
+            if !self.outbox.level().has_room {
+                return true;
+            }
+            if chat.cursor.read(delivery.message.sequence) == Some(Verdict::Deliver) {
+                metrics::DELIVERIES_RECENT.add(1);
+                self.outbox.frame(delivery.encoded(frames::message_frame));
+                if let Some(origin) = &delivery.origin {
+                    origin.delivered(delivery.message.sequence);
+                }
+            }
+        }
+        if let Some(last) = recent.last() {
+            chat.cursor.caught_up(last.message.sequence);
+        }
+        true
     }
 
     fn deliver(&mut self, at: usize, item: Result<Arc<Delivery>, BroadcastStreamRecvError>) {
@@ -609,12 +641,14 @@ where
         self.chats.iter().position(|chat| chat.id == chat_id)
     }
 
-    fn read_page(&self, chat_id: ChatId, key: u64, delivered: i64) -> Task<(u64, Result<Page, Unread>)> {
+    fn read_page(&self, chat: &JoinedChat) -> Task<PageRead> {
+        let (chat_id, key, delivered) = (chat.id, chat.subscription.key(), chat.cursor.delivered());
         let (service, identity) = (Arc::clone(&self.options.service), self.identity.clone());
         let span = root_span!(self.origin.as_ref(), "stream.catch_up", chat.id = %chat_id, chat.after_sequence = delivered);
+        let share = chat.subscription.share_read(delivered);
         let read = async move {
-            let page = persist(|| service.catch_up(&identity, chat_id, delivered)).await;
-            (key, or_why(page, &service, chat_id).await)
+            let read = persist(|| read_once(share(), &service, &identity, chat_id, delivered)).await;
+            (key, or_why(read, &service, chat_id).await)
         };
         Box::pin(read.instrument(span))
     }
@@ -631,6 +665,23 @@ where
             Done::Positions(positions)
         })
     }
+}
+
+/// Reads a page, unless another stream has just read it.
+async fn read_once(
+    mut share: SharedRead,
+    service: &ChatService,
+    identity: &Identity,
+    chat_id: ChatId,
+    delivered: i64,
+) -> Result<Option<Read>, Error> {
+    if share.was_done_by_another().await {
+        return Ok(None);
+    }
+    let Page { messages, last_sequence, .. } = service.catch_up(identity, chat_id, delivered).await?;
+    let deliveries: Vec<_> = messages.into_iter().map(Delivery::new).collect();
+    share.keep(&deliveries);
+    Ok(Some(Read { deliveries, last_sequence }))
 }
 
 /// A chat that this caller had and doesn't find any more: was it deleted, or the caller removed?

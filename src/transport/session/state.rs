@@ -66,6 +66,11 @@ impl Cursor {
         self.behind = self.delivered < self.until.map_or(last_sequence, |until| until.min(last_sequence));
     }
 
+    /// What went through up to `head` was taken from what is kept of it.
+    pub fn caught_up(&mut self, head: i64) {
+        self.behind = self.delivered < self.until.unwrap_or(head);
+    }
+
     /// Deliver up to this and no further.
     pub fn end_at(&mut self, last_sequence: i64) {
         self.until = Some(last_sequence);
