@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::frames::{FrameGuard, Protocol, Spoken};
+use super::gather::Gather;
 use super::limits::ConnectionLimits;
 use super::stall::StallGuard;
 use super::stream_task::{Activity, Companion, StreamExecutor};
@@ -115,6 +116,7 @@ where
 {
     let (io, spoken) = FrameGuard::new(io, limits.control_frames_per_second_max);
     let activity = Activity::new();
+    let (io, turns) = Gather::new(io, activity.clone());
     let builder = builder(limits, &activity);
     // Also cancelled with its parent.
     let leaving = draining.child_token();
@@ -129,11 +131,11 @@ where
         extensions.insert(successor);
         request.map(Body::new)
     }));
-    let mut connection = Box::pin(builder.serve_connection_with_upgrades(TokioIo::new(io), service));
+    let mut connection = turns.of(Box::pin(builder.serve_connection_with_upgrades(TokioIo::new(io), service)));
     let mut age = std::pin::pin!(aged(limits.age_max));
     let reason = tokio::select! {
         biased;
-        ended = connection.as_mut() => {
+        ended = &mut connection => {
             ended_by_itself(ended);
             let Some(successor) = successor.take() else { return };
             // Where the upgrade has failed, this tells the successor.
@@ -150,7 +152,7 @@ where
         () = age.as_mut() => Reason::Age,
     };
     leaving.cancel();
-    connection.as_mut().graceful_shutdown();
+    connection.driven().graceful_shutdown();
     let rest = async {
         ended_by_itself(connection.await);
         // A request for an upgrade was answered meanwhile.

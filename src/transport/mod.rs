@@ -10,6 +10,7 @@ mod dispatch;
 mod drain;
 mod frames;
 pub mod gateway;
+mod gather;
 mod grpc_web;
 mod handlers;
 pub mod limits;

@@ -102,7 +102,12 @@ impl Activity {
         (counted.streams == 0).then_some(counted.idle_since)
     }
 
-    fn begin(&self) -> Busy {
+    /// Streams that are open.
+    pub fn streams(&self) -> usize {
+        self.lock().streams
+    }
+
+    pub(super) fn begin(&self) -> Busy {
         self.lock().streams += 1;
         Busy(self.clone())
     }
@@ -113,7 +118,7 @@ impl Activity {
 }
 
 /// A stream that counts.
-struct Busy(Activity);
+pub(super) struct Busy(Activity);
 
 impl Drop for Busy {
     fn drop(&mut self) {
