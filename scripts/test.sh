@@ -12,7 +12,7 @@ tell() {
 }
 trap tell EXIT
 
-scripts/tools.sh grpcurl python gotokens jose connectweb schemathesis browser goexample tsexample promtool
+scripts/tools.sh grpcurl python gotokens jose connectweb schemathesis browser goexample tsexample promtool otelcol
 if [ -x .tools/bin/grpcurl ]; then export TEST_GRPCURL="$PWD/.tools/bin/grpcurl"; fi
 if [ -f .tools/venv/ready ]; then export TEST_PYTHON="$PWD/.tools/venv/bin/python"; fi
 if [ -x .tools/bin/gotokens ]; then export TEST_GO_TOKENS="$PWD/.tools/bin/gotokens"; fi
@@ -26,6 +26,7 @@ if [ -x .tools/bin/go-chat-client ]; then export TEST_GO_CHAT="$PWD/.tools/bin/g
 if [ -x examples/typescript/node_modules/.bin/tsx ]; then export TEST_TSX="$PWD/examples/typescript/node_modules/.bin/tsx"; fi
 if [ -f .tools/npm/connectweb ]; then export TEST_CONNECT_WEB="$PWD/.tools/npm/node_modules"; fi
 if [ -x .tools/bin/promtool ]; then export TEST_PROMTOOL="$PWD/.tools/bin/promtool"; fi
+if [ -x .tools/bin/otelcol ]; then export TEST_OTELCOL="$PWD/.tools/bin/otelcol"; fi
 
 scripts/with-services.sh cargo test --locked --no-fail-fast -- --test-threads=4
 
@@ -40,3 +41,4 @@ if [ -z "${TEST_GO_CHAT:-}" ]; then echo "skipped: the example in Go"; fi
 if [ -z "${TEST_TSX:-}" ]; then echo "skipped: the example in TypeScript"; fi
 if [ -z "${TEST_CONNECT_WEB:-}" ]; then echo "skipped: gRPC-web by connect-web"; fi
 if [ -z "${TEST_PROMTOOL:-}" ]; then echo "skipped: the check of alert rules by promtool"; fi
+if [ -z "${TEST_OTELCOL:-}" ]; then echo "skipped: traces through an OpenTelemetry Collector"; fi

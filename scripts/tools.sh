@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Puts foreign tools, which only widen the checks, into .tools: grpcurl, a Python with grpcio and PyJWT, tokens by Go, jose for
 # Node.js, connect-web, buf, schemathesis, a browser with puppeteer-core, the Go and TypeScript examples, nginx, ghz, compose, hadolint, Prometheus's
-# promtool. What is there is kept. Where one can't be had: with CI=true a failure, else a line that says what is skipped. What comes over the
-# network is tried three times; a try that failed is told, and `make test` counts it.
-# Usage: scripts/tools.sh grpcurl|python|gotokens|jose|connectweb|buf|schemathesis|browser|goexample|tsexample|nginx|ghz|compose|hadolint|promtool|all …
+# promtool, an OpenTelemetry Collector. What is there is kept. Where one can't be had: with CI=true a failure, else a line that says what is
+# skipped. What comes over the network is tried three times; a try that failed is told, and `make test` counts it.
+# Usage: scripts/tools.sh grpcurl|python|gotokens|jose|connectweb|buf|schemathesis|browser|goexample|tsexample|nginx|ghz|compose|hadolint|promtool|otelcol|all …
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .tools/bin
@@ -174,10 +174,16 @@ promtool() {
   rm -rf "$folder"
 }
 
+otelcol() {
+  command -v go >/dev/null || { absent "traces through an OpenTelemetry Collector" "Go"; return; }
+  fetch otelcol go build -C tests/foreign/otelcol -ldflags=-s -o "$PWD/.tools/bin/otelcol" . ||
+    { rm -f .tools/bin/otelcol; absent "traces through an OpenTelemetry Collector" "its modules"; }
+}
+
 for tool in "$@"; do
   case "$tool" in
-    grpcurl | python | gotokens | jose | connectweb | buf | schemathesis | browser | goexample | tsexample | nginx | ghz | compose | hadolint | promtool) "$tool" ;;
-    all) grpcurl; python; gotokens; jose; connectweb; buf; schemathesis; browser; goexample; tsexample; nginx; ghz; compose; hadolint; promtool ;;
-    *) echo "tools.sh: there is no tool '$tool'; grpcurl, python, gotokens, jose, connectweb, buf, schemathesis, browser, goexample, tsexample, nginx, ghz, compose, hadolint, promtool or all" >&2; exit 2 ;;
+    grpcurl | python | gotokens | jose | connectweb | buf | schemathesis | browser | goexample | tsexample | nginx | ghz | compose | hadolint | promtool | otelcol) "$tool" ;;
+    all) grpcurl; python; gotokens; jose; connectweb; buf; schemathesis; browser; goexample; tsexample; nginx; ghz; compose; hadolint; promtool; otelcol ;;
+    *) echo "tools.sh: there is no tool '$tool'; grpcurl, python, gotokens, jose, connectweb, buf, schemathesis, browser, goexample, tsexample, nginx, ghz, compose, hadolint, promtool, otelcol or all" >&2; exit 2 ;;
   esac
 done

@@ -5,6 +5,7 @@ mod collector;
 mod common;
 mod logs;
 mod metrics;
+mod otelcol;
 mod traces;
 
 use common::process::Process;

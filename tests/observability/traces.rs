@@ -42,21 +42,19 @@ async fn send(client: &mut Client, chat: &str, id: &str, flags: &str) -> (String
     (header("traceparent"), header("x-request-id"))
 }
 
-async fn a_message_is_followed(on: On, system: &str) {
-    let (ground, collector) = (Ground::new(on).await, Collector::grpc().await);
-    let flags = ["--otlp-endpoint", &collector.url(), "--otlp-protocol", "grpc", "--otel-service-name", "chat-test"];
-    let mut server = Process::serve(&ground, 0, &flags).await;
-    let mut alice = client(&ground, server.port, &mint("alice", &["user"])).await;
-    let mut bob = client(&ground, server.port, &mint("bob", &["user"])).await;
+/// alice sends, and bob is given it. Returns what the answer's headers say.
+pub async fn send_to_a_subscriber(server: &Process, ground: &Ground) -> (String, String) {
+    let mut alice = client(ground, server.port, &mint("alice", &["user"])).await;
+    let mut bob = client(ground, server.port, &mint("bob", &["user"])).await;
     let chat = new_chat(&mut alice, &["bob"]).await;
     let mut stream = Stream::joined(&mut bob, &chat, None).await;
-    let (traceparent, request_id) = send(&mut alice, &chat, "1", "01").await;
+    let said = send(&mut alice, &chat, "1", "01").await;
     assert_eq!(text_of(&stream.message().await), TEXT);
-    drop(stream);
-    assert!(server.stop().await.success());
+    said
+}
 
-    let spans = collector.spans();
-    println!("{}", spans.tree());
+/// The send's one trace, from its client to the database and to a subscriber, of a server that is called chat-test.
+pub fn assert_followed(spans: &Spans, traceparent: &str, system: &str) {
     let rpc = spans.one(SEND);
     assert_eq!((rpc.trace.as_str(), rpc.parent.as_str(), rpc.kind), (TRACE, CLIENT_SPAN, 2));
     assert_eq!(rpc.service, "chat-test");
@@ -81,9 +79,21 @@ async fn a_message_is_followed(on: On, system: &str) {
     assert_eq!((database.kind, publish.kind, delivery.kind), (3, 4, 5));
     assert_eq!(database.attributes["db.system"], system);
     assert_eq!(delivery.attributes["chat.sequence"], "1");
+}
 
+async fn a_message_is_followed(on: On, system: &str) {
+    let (ground, collector) = (Ground::new(on).await, Collector::grpc().await);
+    let flags = ["--otlp-endpoint", &collector.url(), "--otlp-protocol", "grpc", "--otel-service-name", "chat-test"];
+    let mut server = Process::serve(&ground, 0, &flags).await;
+    let (traceparent, request_id) = send_to_a_subscriber(&server, &ground).await;
+    assert!(server.stop().await.success());
+
+    let spans = collector.spans();
+    println!("{}", spans.tree());
+    assert_followed(&spans, &traceparent, system);
     frames_are_traces_of_their_own(&spans);
-    until("the call's line has the span's ids", || server.said(&format!("trace_id={TRACE} span_id={}", rpc.id)) == 1).await;
+    let id = &spans.one(SEND).id;
+    until("the call's line has the span's ids", || server.said(&format!("trace_id={TRACE} span_id={id}")) == 1).await;
     until("and the request's", || server.said(&format!("request_id={request_id} ")) == 1).await;
     let text = collector.text();
     assert!(!text.contains(TEXT) && !text.contains("Bearer") && !text.contains("INSERT"), "spans hold neither texts nor tokens nor SQL");
@@ -118,7 +128,7 @@ async fn a_message_is_followed_to_the_streams_of_other_nodes() {
 }
 
 /// A stream's call ends at once, and its frames begin traces that are linked to it.
-fn frames_are_traces_of_their_own(spans: &Spans) {
+pub fn frames_are_traces_of_their_own(spans: &Spans) {
     let (connect, join) = (spans.one("chat.v1.ChatService/ConnectChat"), spans.one("stream.join"));
     assert!(join.parent.is_empty() && join.trace != connect.trace);
     assert_eq!(join.links, [(connect.trace.clone(), connect.id.clone())]);
