@@ -12,7 +12,7 @@ use super::fanout::Fanout;
 use super::metrics::Metrics;
 use super::probes::Probes;
 use super::traces::{self, Traces, TracesError};
-use super::{admin, hints, identity, lifecycle, telemetry, wait};
+use super::{admin, hints, identity, lifecycle, panics, telemetry, wait};
 use crate::broker::{BrokerStats, Registry};
 use crate::client::redis::RedisUrlError;
 use crate::config::{Collector, Config, ConfigError, DatabaseArgs, ServeArgs, Store, unless_empty};
@@ -126,6 +126,7 @@ pub async fn migrate(args: DatabaseArgs) -> Result<(), StartError> {
 pub async fn run(args: ServeArgs) -> Result<(), StartError> {
     let traces = Collector::of(&args.traces)?.map(|collector| traces::start(&collector)).transpose()?;
     telemetry::start(&args.log, traces.as_ref())?;
+    panics::install();
     let config = Config::of(args)?;
     // From here on: the start may wait for the database, and the first process of a container has no signals but those it handles.
     let mut asked_to_stop = Box::pin(lifecycle::asked_to_stop().map_err(StartError::Signals)?);

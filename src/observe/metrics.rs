@@ -210,6 +210,7 @@ pub fn connection_refused(reason: Turned) {
 pub static SWEEP: Histogram = Histogram::new(&CALL_BOUNDS);
 pub static SWEEP_FAILURES: Counter = Counter::new();
 pub static PURGED_ROWS: Counter = Counter::new();
+/// Wherever they happen: the panic hook counts them.
 pub static PANICS: Counter = Counter::new();
 
 pub static SPANS_EXPORTED: Counter = Counter::new();
@@ -291,7 +292,7 @@ fn background(out: &mut Text) {
     out.histogram("chat_sweep_duration_seconds", "How long a sweep took.", &SWEEP);
     out.counter("chat_sweep_failures_total", "Sweeps that failed; the next one repeats them.", SWEEP_FAILURES.get());
     out.counter("chat_purged_rows_total", "Rows of deleted chats that were removed.", PURGED_ROWS.get());
-    out.counter("chat_panics_total", "Calls answered INTERNAL because of a panic.", PANICS.get());
+    out.counter("chat_panics_total", "Panics, of calls, streams and what runs beside them.", PANICS.get());
     out.counter("chat_trace_spans_exported_total", "Spans that the collector took.", SPANS_EXPORTED.get());
     out.counter("chat_trace_spans_lost_total", "Spans that the collector did not take.", SPANS_LOST.get());
 }
