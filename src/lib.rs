@@ -5,7 +5,7 @@
 //! | room | holds | may use |
 //! |---|---|---|
 //! | [`model`] | plain types, ids, roles and what they may do, the clock | – |
-//! | [`observe`] | what the rooms tell of themselves: metrics, spans; every room may use it | – |
+//! | [`observe`] | what the rooms tell of themselves: metrics, whose work is done, spans; every room may use it | – |
 //! | [`config`] | options from flags and environment, validated at once | model |
 //! | [`repository`] | the storage contract; PostgreSQL and SQLite | model |
 //! | [`broker`] | from a committed message to this process's streams, and between nodes | model, client |

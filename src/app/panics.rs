@@ -5,6 +5,7 @@ use std::panic::PanicHookInfo;
 
 use super::lines;
 use crate::observe::metrics;
+use crate::observe::request::{self, Ids};
 
 /// Bytes of a panic's text that its line holds: it may quote what it was about.
 const TEXT_BYTES_MAX: usize = 1024;
@@ -24,10 +25,13 @@ fn tell(panic: &PanicHookInfo<'_>) {
     // Only where RUST_BACKTRACE asks for it.
     let backtrace = Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    let Ids { request_id, trace_id } = request::served().unwrap_or_default();
     tracing::error!(
         error = text,
         location = panic.location().map(tracing::field::display),
         thread = thread.name().unwrap_or_default(),
+        %request_id,
+        %trace_id,
         backtrace,
         "a panic"
     );
@@ -39,11 +43,13 @@ fn tell(panic: &PanicHookInfo<'_>) {
 mod tests {
     use std::process::Command;
 
+    use http::{HeaderMap, HeaderName};
     use serde_json::Value;
 
     use super::*;
     use crate::app::telemetry;
     use crate::config::{LogArgs, LogFormat};
+    use crate::observe::request::{REQUEST_ID, RequestContext};
     use crate::observe::text::Text;
 
     /// Set for a process that is to panic. A hook is its whole process's, and this one runs other tests.
@@ -58,7 +64,9 @@ mod tests {
         }
         let named = std::thread::Builder::new().name("of the test".into());
         named.spawn(|| panic!("first line\nsecond line {}", "é".repeat(TEXT_BYTES_MAX))).unwrap().join().unwrap_err();
-        std::panic::catch_unwind(|| std::panic::panic_any(7)).unwrap_err();
+        let headers = HeaderMap::from_iter([(HeaderName::from_static(REQUEST_ID), "of-the-request".parse().unwrap())]);
+        let panics = || std::panic::catch_unwind(|| std::panic::panic_any(7));
+        RequestContext::of(&headers, None).begin(panics).unwrap_err();
         let mut text = Text::default();
         metrics::render(&mut text);
         assert!(text.into_string().contains("chat_panics_total 2\n"));
@@ -84,7 +92,7 @@ mod tests {
             assert!(text.starts_with("first line\nsecond line é") && text.len() <= TEXT_BYTES_MAX);
             assert!(first["location"].as_str().unwrap().starts_with("src/app/panics.rs:"));
             assert_eq!(first["backtrace"].is_string(), backtraces == "1");
-            assert_eq!(second["error"], "not a text");
+            assert_eq!((&second["error"], &second["request_id"]), (&"not a text".into(), &"of-the-request".into()));
         }
     }
 }

@@ -207,9 +207,8 @@ impl Server {
         let tls = (!args.tls.insecure).then(|| Certificates::load(files)).transpose()?;
         let public = listen("CHAT_LISTEN", args.listen).await?;
         let admin = listen("CHAT_ADMIN_LISTEN", args.admin_listen).await?;
-        let opened =
-            wait::until_there(args.database.database_wait, || open(&config.store, args.database.migrate), |told| tracing::warn!("{told}"))
-                .await?;
+        let tell = |told: &str| tracing::warn!(error = told, "the database can't be reached yet");
+        let opened = wait::until_there(args.database.database_wait, || open(&config.store, args.database.migrate), tell).await?;
         let fanout = Fanout::start(config.redis.as_ref()).await?;
         let mut lanes = Vec::new();
         for _ in 0..opened.messages.lane_count() {

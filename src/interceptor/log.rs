@@ -17,11 +17,11 @@ use tonic::Code;
 use tower::Service;
 use tracing::{Instrument, Span};
 
-use super::context::{REQUEST_ID, RequestContext, TRACEPARENT};
 use super::cors::is_preflight;
 use super::{Answer, HttpService};
 use crate::observe::methods::Method;
 use crate::observe::metrics;
+use crate::observe::request::{REQUEST_ID, RequestContext, TRACEPARENT};
 use crate::observe::trace::{self, Served, TARGET};
 
 #[derive(Clone)]
@@ -48,7 +48,8 @@ impl<S: HttpService> Service<Request<Body>> for Log<S> {
         let span = served.map_or_else(Span::none, |served| served.span);
         let mut line = Line { method, known, context: Arc::clone(&context), started: Instant::now(), code: None, span: span.clone() };
         request.extensions_mut().insert(Arc::clone(&context));
-        let answer = span.in_scope(|| self.0.call(request)).instrument(span);
+        let answer = context.begin(|| span.in_scope(|| self.0.call(request)));
+        let answer = Arc::clone(&context).serve(answer.instrument(span));
         Box::pin(async move {
             let mut response = answer.await?;
             // Ids are made of characters that a header may hold.
@@ -104,7 +105,7 @@ impl Drop for Line {
         metrics::call(self.known, code as usize, took);
         finish(std::mem::replace(&mut self.span, Span::none()), code);
         let duration_ms = took.as_secs_f64() * 1e3;
-        let user_id = self.context.user_id.get().map_or("", |id| id.as_str());
+        let user_id = self.context.user_id.get().map_or("", |id| &**id);
         let (method, request_id) = (&self.method, &self.context.request_id);
         let (trace_id, span_id) = (&self.context.trace_id, &self.context.span_id);
         macro_rules! line {

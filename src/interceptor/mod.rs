@@ -16,7 +16,6 @@
 
 pub mod address;
 pub mod auth;
-pub mod context;
 pub mod cors;
 pub mod deadline;
 pub mod limit;

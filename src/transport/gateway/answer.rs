@@ -11,7 +11,7 @@ use tonic_types::StatusExt;
 
 use super::json;
 use crate::converter::status;
-use crate::interceptor::context::REQUEST_ID;
+use crate::observe::request::REQUEST_ID;
 use crate::service::Error;
 
 /// Bytes before a message: whether it is compressed, and its length.
