@@ -268,7 +268,12 @@ impl Server {
         fanout.heal(Arc::clone(&opened.messages));
         let registry = Arc::clone(&fanout.registry);
         let mut vital: Vec<_> = lanes.iter().map(|lane| ("an append lane", lane.abort_handle())).collect();
-        let metrics = Metrics { service: Arc::downgrade(&service), registry: Arc::clone(&registry), chats: Arc::clone(&opened.chats) };
+        let metrics = Metrics {
+            service: Arc::downgrade(&service),
+            registry: Arc::clone(&registry),
+            broker: Arc::clone(&fanout.broker),
+            chats: Arc::clone(&opened.chats),
+        };
         let sweep = run_sweep(Arc::clone(&opened.chats), opened.messages, registry, args.sweep_interval, background.clone());
         vital.push(("the sweep", tasks.spawn(sweep).abort_handle()));
         tasks.spawn(run_purge(Arc::clone(&opened.chats), background.clone()));

@@ -64,8 +64,14 @@ static COMMIT_BOUNDS: Bounds = Bounds::of_nanos(&[
 /// Of a batch's size.
 static BATCH_BOUNDS: Bounds = Bounds::of(&[1, 2, 4, 8, 16, 32, 64, 128, 256]);
 
+/// What was built, where whoever built it has said so.
+const REVISION: &str = match option_env!("CHAT_REVISION") {
+    Some(revision) if !revision.is_empty() => revision,
+    _ => "unknown",
+};
+
 /// gRPC's codes by their numbers.
-const CODES: [&str; 17] = [
+pub const CODES: [&str; 17] = [
     "OK",
     "CANCELLED",
     "UNKNOWN",
@@ -219,8 +225,8 @@ pub static SPANS_LOST: Counter = Counter::new();
 
 /// Writes them all.
 pub fn render(out: &mut Text) {
-    out.begin("chat_build_info", "gauge", "Always 1; the label tells the version.");
-    out.sample("chat_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+    out.begin("chat_build_info", "gauge", "Always 1; the labels tell what runs.");
+    out.sample("chat_build_info", &[("version", env!("CARGO_PKG_VERSION")), ("revision", REVISION)], 1);
     calls(out);
     streams(out);
     appends(out);
