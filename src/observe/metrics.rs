@@ -175,7 +175,7 @@ pub enum Limit {
     UserSends,
     UserCalls,
     Address,
-    /// The lane's queue was full.
+    /// The lanes' queue was full.
     AppendQueue,
     ChatsPerStream,
     /// A client took nothing for too long.

@@ -21,7 +21,7 @@ pub enum Error {
     LastOwner,
     #[error("a chat holds at most 10000 members")]
     TooManyMembers,
-    #[error("after_sequence is beyond the chat's last sequence, {last_sequence}; join again from there")]
+    #[error("after_sequence is beyond the chat's last sequence, {last_sequence}; drop what you have of the chat and join from 0")]
     SequenceAhead { last_sequence: i64 },
     #[error("{field}: {description}")]
     Invalid { field: &'static str, description: &'static str },
