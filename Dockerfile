@@ -12,9 +12,11 @@ RUN mkdir src \
  && cargo build --release --locked --bin chat-service \
  && rm -rf src build.rs
 COPY . .
+# What chat_build_info tells. No earlier, as it makes anew whatever stands below it.
+ARG REVISION=unknown
 # Newer than what was built of the stand-ins.
 RUN touch build.rs src/main.rs src/lib.rs \
- && cargo build --release --locked --bin chat-service \
+ && CHAT_REVISION="$REVISION" cargo build --release --locked --bin chat-service \
  && strip --strip-debug -o /chat-service target/release/chat-service \
  && mkdir -p /empty/data /empty/keys
 

@@ -5,7 +5,7 @@
 //! | room | holds | may use |
 //! |---|---|---|
 //! | [`model`] | plain types, ids, roles and what they may do, the clock | – |
-//! | [`observe`] | what the rooms tell of themselves: metrics, spans; every room may use it | – |
+//! | [`observe`] | what the rooms tell of themselves: metrics, whose work is done, spans; every room may use it | – |
 //! | [`config`] | options from flags and environment, validated at once | model |
 //! | [`repository`] | the storage contract; PostgreSQL and SQLite | model |
 //! | [`broker`] | from a committed message to this process's streams, and between nodes | model, client |
@@ -21,7 +21,7 @@
 //! # The way of a message
 //!
 //! `transport::handlers` or `transport::session` takes a send, `converter` turns it into a
-//! [`model::NewMessage`], [`service::ChatService`] queues it on its chat's lane ([`service::append`]), the lane commits a
+//! [`model::NewMessage`], [`service::ChatService`] puts it into the lanes' one queue ([`service::append`]), a lane commits a
 //! batch ([`repository::AppendLane`]), answers the callers, and hands the messages to the [`broker`]; each stream's cursor
 //! (`transport::session`) delivers them in order and reads from the repository what it missed.
 

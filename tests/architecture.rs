@@ -98,6 +98,52 @@ fn docs_clients_lists_every_reason() {
     assert!(missing.is_empty(), "docs/clients.md lacks {missing:?}");
 }
 
+/// What stands between a macro's brackets, from behind the first one on, by its commas.
+fn arguments(code: &str) -> Vec<String> {
+    let (mut out, mut depth, mut in_text, mut before) = (vec![String::new()], 0, false, ' ');
+    for c in code.chars() {
+        match c {
+            '"' if before != '\\' => in_text = !in_text,
+            '(' | '[' | '{' if !in_text => depth += 1,
+            ')' | ']' | '}' if !in_text && depth == 0 => break,
+            ')' | ']' | '}' if !in_text => depth -= 1,
+            _ => {}
+        }
+        before = c;
+        match out.last_mut() {
+            Some(argument) if c != ',' || in_text || depth > 0 => argument.push(c),
+            _ => out.push(String::new()),
+        }
+    }
+    out.iter().map(|argument| argument.trim().to_owned()).filter(|argument| !argument.is_empty()).collect()
+}
+
+/// Every line of INFO and above has its row, and every field its name, those of DEBUG too.
+#[test]
+fn docs_logging_lists_every_line_and_every_field() {
+    let mut files = Vec::new();
+    sources(Path::new("src"), &mut files);
+    let documented = fs::read_to_string("docs/logging.md").unwrap();
+    let (mut missing, mut lines) = (Vec::new(), 0);
+    for (file, code) in files {
+        for level in ["error", "warn", "info", "debug"] {
+            for (_, rest) in code.match_indices(&format!("tracing::{level}!(")).map(|(at, start)| code.split_at(at + start.len())) {
+                let arguments = arguments(rest);
+                let Some((message, fields)) = arguments.split_last() else { panic!("{file}: a line without a message") };
+                let message = message.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+                let message = message.unwrap_or_else(|| panic!("{file}: a line's message is its last argument, a text: {arguments:?}"));
+                let names = fields.iter().filter(|field| !field.starts_with("target:"));
+                let names = names.map(|field| field.split(" =").next().unwrap().trim_start_matches(['%', '?']));
+                let said = names.chain((level != "debug").then_some(message));
+                missing.extend(said.filter(|text| !documented.contains(&format!("`{text}`"))).map(|text| format!("{file}: {text}")));
+                lines += 1;
+            }
+        }
+    }
+    assert!(lines > 30, "the scan finds no lines any more: {lines}");
+    assert!(missing.is_empty(), "docs/logging.md lacks {missing:#?}");
+}
+
 /// What the documents point to is there.
 #[test]
 fn links_between_documents_lead_somewhere() {

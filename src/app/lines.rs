@@ -2,7 +2,7 @@
 //! those of a hundredth of a second go together. Warnings and errors take what is held along and never wait.
 
 use std::io::{self, Write};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use tracing::{Level, Metadata};
@@ -12,6 +12,8 @@ use tracing_subscriber::fmt::MakeWriter;
 const HELD_MAX: Duration = Duration::from_millis(10);
 /// How much is held.
 const HELD_BYTES_MAX: usize = 64 * 1024;
+/// How often a thread that panics tries to have the lock, which it may hold itself; between two tries others get their turn.
+const PANIC_TRIES: usize = 1_000;
 
 /// The process's.
 static LINES: Lines<io::Stderr> = Lines::new(io::stderr);
@@ -23,18 +25,20 @@ pub fn start() -> &'static Lines<io::Stderr> {
     &LINES
 }
 
-/// Writes what is held: before the process ends.
+/// Writes what is held: before the process ends, and where a panic may end it.
 pub fn flush() {
-    LINES.lock().write();
+    if let Some(mut held) = LINES.lock_unless_held_here() {
+        LINES.write(&mut held);
+    }
 }
 
 pub struct Lines<W> {
-    held: Mutex<Held<W>>,
+    out: fn() -> W,
+    held: Mutex<Held>,
     filled: Condvar,
 }
 
-struct Held<W> {
-    out: fn() -> W,
+struct Held {
     lines: Vec<u8>,
     written_at: Option<Instant>,
     /// Whether somebody writes in time what is held.
@@ -43,23 +47,43 @@ struct Held<W> {
 
 impl<W> Lines<W> {
     const fn new(out: fn() -> W) -> Self {
-        Self { held: Mutex::new(Held { out, lines: Vec::new(), written_at: None, may_hold: false }), filled: Condvar::new() }
+        Self { out, held: Mutex::new(Held { lines: Vec::new(), written_at: None, may_hold: false }), filled: Condvar::new() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Held<W>> {
+    fn lock(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A thread that panics tells of it while it holds whatever it holds, and perhaps this lock: then `None`, as where somebody else
+    /// holds it for long.
+    fn lock_unless_held_here(&self) -> Option<MutexGuard<'_, Held>> {
+        if !std::thread::panicking() {
+            return Some(self.lock());
+        }
+        for _ in 0..PANIC_TRIES {
+            match self.held.try_lock() {
+                Ok(held) => return Some(held),
+                Err(TryLockError::Poisoned(held)) => return Some(held.into_inner()),
+                Err(TryLockError::WouldBlock) => std::thread::yield_now(),
+            }
+        }
+        None
     }
 }
 
 impl<W: Write> Lines<W> {
     fn add(&self, line: &[u8], now: Instant, at_once: bool) {
-        let mut held = self.lock();
+        let Some(mut held) = self.lock_unless_held_here() else {
+            // Out of its order, and not lost.
+            drop((self.out)().write_all(line));
+            return;
+        };
         let was_empty = held.lines.is_empty();
         held.lines.extend_from_slice(line);
         let lately = held.written_at.is_some_and(|at| now.saturating_duration_since(at) < HELD_MAX);
         if at_once || !lately && was_empty || !held.may_hold || held.lines.len() >= HELD_BYTES_MAX {
             held.written_at = Some(now);
-            held.write();
+            self.write(&mut held);
         } else if was_empty {
             self.filled.notify_one();
         }
@@ -71,16 +95,14 @@ impl<W: Write> Lines<W> {
             // More come meanwhile.
             let (mut held, _) = self.filled.wait_timeout(filled, HELD_MAX).unwrap_or_else(PoisonError::into_inner);
             held.written_at = Some(Instant::now());
-            held.write();
+            self.write(&mut held);
         }
     }
-}
 
-impl<W: Write> Held<W> {
     /// Whoever reads stderr may have gone: then lines go nowhere, and the service goes on.
-    fn write(&mut self) {
-        drop((self.out)().write_all(&self.lines));
-        self.lines.clear();
+    fn write(&self, held: &mut Held) {
+        drop((self.out)().write_all(&held.lines));
+        held.lines.clear();
     }
 }
 
@@ -157,5 +179,28 @@ mod tests {
         let line = [b'x'; 1024];
         (0..HELD_BYTES_MAX / line.len() * 2).for_each(|_| lines.add(&line, now + HELD_MAX, false));
         assert!(written().iter().all(|written| written.len() <= HELD_BYTES_MAX), "what is held is bounded");
+    }
+
+    #[test]
+    fn a_thread_that_panics_while_lines_are_written_can_tell_of_it() {
+        /// Writes a line when it goes, as the panic hook does before.
+        struct Tells<'a>(&'a Lines<Out>);
+
+        impl Drop for Tells<'_> {
+            fn drop(&mut self) {
+                self.0.add(b"of the panic\n", Instant::now(), true);
+            }
+        }
+
+        let lines = Lines::new(|| Out);
+        let panics = || {
+            let _held = lines.lock();
+            let _tells = Tells(&lines);
+            panic!("a defect, on purpose");
+        };
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).unwrap_err();
+        assert_eq!(written(), ["of the panic\n"]);
+        lines.add(b"behind it\n", Instant::now(), true);
+        assert_eq!(written(), ["behind it\n"]);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use crate::broker::Registry;
+use crate::broker::{Backlog, Broker, Registry};
 use crate::observe::text::Text;
 use crate::observe::{metrics, process};
 use crate::repository::ChatRepository;
@@ -14,6 +14,7 @@ pub struct Metrics {
     /// Weak: a server stops when its last stream has dropped the service.
     pub service: Weak<ChatService>,
     pub registry: Arc<Registry>,
+    pub broker: Arc<dyn Broker>,
     pub chats: Arc<dyn ChatRepository>,
 }
 
@@ -34,6 +35,16 @@ impl Metrics {
     fn queues(&self, out: &mut Text) {
         let waiting = self.service.upgrade().map(|service| service.waiting_messages()).unwrap_or_default();
         out.gauge("chat_append_queue_messages", "Messages that wait to be stored.", waiting);
+        let Backlog { queued, kept } = self.broker.backlog();
+        for (name, help, frames) in [
+            ("chat_broker_queue_frames", "What waits to be published, at all Redis servers together.", queued),
+            ("chat_broker_kept_frames", "What is kept until a Redis server can take it.", kept),
+        ] {
+            out.begin(name, "gauge", help);
+            for (kind, count) in [("message", frames.messages), ("announcement", frames.announcements)] {
+                out.sample(name, &[("kind", kind)], count);
+            }
+        }
     }
 
     fn pool(&self, out: &mut Text) {

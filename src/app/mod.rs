@@ -11,6 +11,7 @@ mod identity;
 mod lifecycle;
 mod lines;
 mod metrics;
+mod panics;
 mod probes;
 pub mod server;
 mod telemetry;

@@ -12,7 +12,7 @@ use super::fanout::Fanout;
 use super::metrics::Metrics;
 use super::probes::Probes;
 use super::traces::{self, Traces, TracesError};
-use super::{admin, hints, identity, lifecycle, telemetry, wait};
+use super::{admin, hints, identity, lifecycle, panics, telemetry, wait};
 use crate::broker::{BrokerStats, Registry};
 use crate::client::redis::RedisUrlError;
 use crate::config::{Collector, Config, ConfigError, DatabaseArgs, ServeArgs, Store, unless_empty};
@@ -126,6 +126,7 @@ pub async fn migrate(args: DatabaseArgs) -> Result<(), StartError> {
 pub async fn run(args: ServeArgs) -> Result<(), StartError> {
     let traces = Collector::of(&args.traces)?.map(|collector| traces::start(&collector)).transpose()?;
     telemetry::start(&args.log, traces.as_ref())?;
+    panics::install();
     let config = Config::of(args)?;
     // From here on: the start may wait for the database, and the first process of a container has no signals but those it handles.
     let mut asked_to_stop = Box::pin(lifecycle::asked_to_stop().map_err(StartError::Signals)?);
@@ -206,9 +207,8 @@ impl Server {
         let tls = (!args.tls.insecure).then(|| Certificates::load(files)).transpose()?;
         let public = listen("CHAT_LISTEN", args.listen)?;
         let admin = listen("CHAT_ADMIN_LISTEN", args.admin_listen)?;
-        let opened =
-            wait::until_there(args.database.database_wait, || open(&config.store, args.database.migrate), |told| tracing::warn!("{told}"))
-                .await?;
+        let tell = |told: &str| tracing::warn!(error = told, "the database can't be reached yet");
+        let opened = wait::until_there(args.database.database_wait, || open(&config.store, args.database.migrate), tell).await?;
         let fanout = Fanout::start(config.redis.as_ref()).await?;
         let mut lanes = Vec::new();
         for _ in 0..opened.messages.lane_count() {
@@ -268,7 +268,12 @@ impl Server {
         fanout.heal(Arc::clone(&opened.messages));
         let registry = Arc::clone(&fanout.registry);
         let mut vital: Vec<_> = lanes.iter().map(|lane| ("an append lane", lane.abort_handle())).collect();
-        let metrics = Metrics { service: Arc::downgrade(&service), registry: Arc::clone(&registry), chats: Arc::clone(&opened.chats) };
+        let metrics = Metrics {
+            service: Arc::downgrade(&service),
+            registry: Arc::clone(&registry),
+            broker: Arc::clone(&fanout.broker),
+            chats: Arc::clone(&opened.chats),
+        };
         let sweep = run_sweep(Arc::clone(&opened.chats), opened.messages, registry, args.sweep_interval, background.clone());
         vital.push(("the sweep", tasks.spawn(sweep).abort_handle()));
         tasks.spawn(run_purge(Arc::clone(&opened.chats), background.clone()));

@@ -69,6 +69,22 @@ pub enum AccessEnd {
     },
 }
 
+/// Messages and announcements, each counted once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FrameCounts {
+    pub messages: usize,
+    pub announcements: usize,
+}
+
+/// What waits to reach other nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Where there is a way to them.
+    pub queued: FrameCounts,
+    /// Where there is none now.
+    pub kept: FrameCounts,
+}
+
 #[async_trait]
 pub trait Broker: Send + Sync {
     /// Takes committed messages to every node's streams; those of one chat in the order of their sequence.
@@ -80,4 +96,9 @@ pub trait Broker: Send + Sync {
     /// Waits until what other nodes publish in the chat, which has a stream here, reaches this one. Not for long, and not at all where that
     /// can't be had now: what is missed the sweep brings.
     async fn listening(&self, _chat_id: ChatId) {}
+
+    /// What waits now; nothing where there is one node only.
+    fn backlog(&self) -> Backlog {
+        Backlog::default()
+    }
 }

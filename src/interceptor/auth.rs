@@ -10,12 +10,12 @@ use http::header::AUTHORIZATION;
 use http::{Request, Response};
 use tower::Service;
 
-use super::context::RequestContext;
 use super::token::{Check, Verifier};
 use super::{Answer, HttpService};
 use crate::converter::status::{self, Refused};
 use crate::model::Identity;
 use crate::observe::metrics::{self, AuthResult};
+use crate::observe::request::RequestContext;
 
 /// Services that need no token.
 const OPEN: [&str; 3] = ["/grpc.health.v1.Health/", "/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
@@ -83,7 +83,7 @@ pub fn count(refused: Option<Refused>) {
 
 fn admit(request: &mut Request<Body>, identity: Identity) {
     if let Some(context) = request.extensions().get::<Arc<RequestContext>>() {
-        drop(context.user_id.set(identity.user_id.clone()));
+        drop(context.user_id.set(identity.user_id.clone().into()));
     }
     request.extensions_mut().insert(identity);
 }

@@ -18,9 +18,9 @@ use crate::converter::status::Refused;
 use crate::model::Origin;
 
 const METHODS: &str = "GET, POST, DELETE";
-const REQUEST_HEADERS: &str = "authorization, content-type, x-grpc-web, x-user-agent, grpc-timeout, x-request-id, traceparent";
+const REQUEST_HEADERS: &str = "authorization, content-type, x-grpc-web, x-user-agent, grpc-timeout, x-request-id, traceparent, tracestate";
 /// Headers of answers that scripts may read.
-const EXPOSED: &str = "grpc-status, grpc-message, grpc-status-details-bin, x-request-id, retry-after";
+const EXPOSED: &str = "grpc-status, grpc-message, grpc-status-details-bin, x-request-id, traceparent, retry-after";
 /// Seconds for which a browser may remember a preflight's answer: the longest that browsers keep one.
 const MAX_AGE: &str = "7200";
 

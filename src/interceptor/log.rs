@@ -17,11 +17,11 @@ use tonic::Code;
 use tower::Service;
 use tracing::{Instrument, Span};
 
-use super::context::{REQUEST_ID, RequestContext, TRACEPARENT};
 use super::cors::is_preflight;
 use super::{Answer, HttpService};
 use crate::observe::methods::Method;
 use crate::observe::metrics;
+use crate::observe::request::{REQUEST_ID, RequestContext, TRACEPARENT};
 use crate::observe::trace::{self, Served, TARGET};
 
 #[derive(Clone)]
@@ -48,7 +48,8 @@ impl<S: HttpService> Service<Request<Body>> for Log<S> {
         let span = served.map_or_else(Span::none, |served| served.span);
         let mut line = Line { method, known, context: Arc::clone(&context), started: Instant::now(), code: None, span: span.clone() };
         request.extensions_mut().insert(Arc::clone(&context));
-        let answer = span.in_scope(|| self.0.call(request)).instrument(span);
+        let answer = context.begin(|| span.in_scope(|| self.0.call(request)));
+        let answer = Arc::clone(&context).serve(answer.instrument(span));
         Box::pin(async move {
             let mut response = answer.await?;
             // Ids are made of characters that a header may hold.
@@ -99,12 +100,12 @@ struct Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        let code = self.code.unwrap_or(Code::Cancelled);
+        let code = self.code.unwrap_or_else(code_of_no_answer);
         let took = self.started.elapsed();
         metrics::call(self.known, code as usize, took);
         finish(std::mem::replace(&mut self.span, Span::none()), code);
         let duration_ms = took.as_secs_f64() * 1e3;
-        let user_id = self.context.user_id.get().map_or("", |id| id.as_str());
+        let user_id = self.context.user_id.get().map_or("", |id| &**id);
         let (method, request_id) = (&self.method, &self.context.request_id);
         let (trace_id, span_id) = (&self.context.trace_id, &self.context.span_id);
         macro_rules! line {
@@ -118,6 +119,11 @@ impl Drop for Line {
             _ => line!(info),
         }
     }
+}
+
+/// The code of an answer that went before its status was known: its client has gone away, or its body panics.
+fn code_of_no_answer() -> Code {
+    if std::thread::panicking() { Code::Internal } else { Code::Cancelled }
 }
 
 /// Ends a call's span.
@@ -179,6 +185,10 @@ mod tests {
     use super::*;
     use std::sync::Mutex;
 
+    use http_body_util::BodyExt;
+
+    use crate::observe::text::Text;
+
     #[tokio::test]
     async fn a_request_that_is_shown_does_not_show_its_credentials() {
         let shown = Arc::new(Mutex::new(String::new()));
@@ -195,5 +205,28 @@ mod tests {
         Log(inner).call(request.body(Body::empty()).unwrap()).await.unwrap();
         let shown = shown.lock().unwrap();
         assert!(shown.contains("authorization") && !shown.contains("hunter"), "{shown}");
+    }
+
+    struct Defect;
+
+    impl HttpBody for Defect {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            panic!("a defect, on purpose")
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_whose_body_panics_is_a_fault_and_not_its_clients_affair() {
+        let inner = tower::service_fn(|_: Request<Body>| std::future::ready(Ok::<_, Infallible>(Response::new(Body::new(Defect)))));
+        let request = Request::post("/grpc.health.v1.Health/List").body(Body::empty()).unwrap();
+        let answer = Log(inner).call(request).await.unwrap();
+        tokio::spawn(answer.into_body().collect()).await.unwrap_err();
+        let mut text = Text::default();
+        metrics::render(&mut text);
+        let text = text.into_string();
+        assert!(text.contains("chat_rpc_requests_total{method=\"grpc.health.v1.Health/List\",code=\"INTERNAL\"} 1\n"), "{text}");
     }
 }

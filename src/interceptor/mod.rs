@@ -1,19 +1,21 @@
 //! The tower layers that every request passes, outermost first. The order matters:
 //!
-//! 1. [`panic`]: a panic anywhere below is answered as INTERNAL and takes nobody else along, so it stands first.
+//! 1. [`cors`]: around everything that `transport` answers, the dispatcher included: what is refused by the others must be readable by a
+//!    page too.
 //! 2. [`log`]: hides the request's credentials from whoever shows it, gives it its ids and its span, writes its line and counts it;
 //!    before auth, so that refused calls are seen as well.
-//! 3. [`limit::AddressLimit`]: before auth, so that guessing tokens, and the work of verifying them, is limited too.
-//! 4. [`auth`]: verifies the token, or has it verified; nothing behind it runs for strangers.
-//! 5. [`limit::UserLimit`]: behind auth, which says who the user is.
-//! 6. [`deadline`]: innermost: what was let in is answered in time.
+//! 3. [`panic`]: a panic anywhere below is answered as INTERNAL and takes nobody else along; behind the log, so that this answer has its
+//!    ids, its line and its count as any other. What panics outside of it ends its HTTP/2 stream, or its HTTP/1 connection, alone: each is a
+//!    task.
+//! 4. [`limit::AddressLimit`]: before auth, so that guessing tokens, and the work of verifying them, is limited too.
+//! 5. [`auth`]: verifies the token, or has it verified; nothing behind it runs for strangers.
+//! 6. [`limit::UserLimit`]: behind auth, which says who the user is.
+//! 7. [`deadline`]: innermost: what was let in is answered in time.
 //!
-//! [`cors`] stands between 1 and 2, around everything that `transport` answers: what is refused by the others must be readable by a page too.
-//! Preflights carry no token: what answers them has the layers 1 to 3 alone.
+//! Preflights carry no token: what answers them has the layers 1 to 4 alone.
 
 pub mod address;
 pub mod auth;
-pub mod context;
 pub mod cors;
 pub mod deadline;
 pub mod limit;

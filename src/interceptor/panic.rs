@@ -14,7 +14,6 @@ use tower::Service;
 
 use super::HttpService;
 use crate::converter::status::{self, Refused};
-use crate::observe::metrics;
 
 #[derive(Clone)]
 pub struct CatchPanic<S>(pub S);
@@ -29,7 +28,7 @@ impl<S: HttpService> Service<Request<Body>> for CatchPanic<S> {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        // The panic's own message is logged by the panic hook. Nothing of the request is used after it.
+        // The panic hook logs and counts it. Nothing of the request is used after it.
         let called = std::panic::catch_unwind(AssertUnwindSafe(|| self.0.call(request)));
         Caught { answer: called.ok().map(|answer| AssertUnwindSafe(answer).catch_unwind()) }
     }
@@ -55,7 +54,6 @@ impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for Caught<F
                 Poll::Ready(Err(_)) => {}
             }
         }
-        metrics::PANICS.one();
         Poll::Ready(Ok(status::refused(Refused::Panicked).into_http()))
     }
 }

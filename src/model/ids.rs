@@ -69,6 +69,12 @@ impl UserId {
     }
 }
 
+impl From<UserId> for Arc<str> {
+    fn from(id: UserId) -> Self {
+        id.0
+    }
+}
+
 impl fmt::Display for UserId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

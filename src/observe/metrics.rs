@@ -64,8 +64,14 @@ static COMMIT_BOUNDS: Bounds = Bounds::of_nanos(&[
 /// Of a batch's size.
 static BATCH_BOUNDS: Bounds = Bounds::of(&[1, 2, 4, 8, 16, 32, 64, 128, 256]);
 
+/// What was built, where whoever built it has said so.
+const REVISION: &str = match option_env!("CHAT_REVISION") {
+    Some(revision) if !revision.is_empty() => revision,
+    _ => "unknown",
+};
+
 /// gRPC's codes by their numbers.
-const CODES: [&str; 17] = [
+pub const CODES: [&str; 17] = [
     "OK",
     "CANCELLED",
     "UNKNOWN",
@@ -170,7 +176,7 @@ pub enum Limit {
     UserSends,
     UserCalls,
     Address,
-    /// The lane's queue was full.
+    /// The lanes' queue was full.
     AppendQueue,
     ChatsPerStream,
     /// A client took nothing for too long.
@@ -211,6 +217,7 @@ pub fn connection_refused(reason: Turned) {
 pub static SWEEP: Histogram = Histogram::new(&CALL_BOUNDS);
 pub static SWEEP_FAILURES: Counter = Counter::new();
 pub static PURGED_ROWS: Counter = Counter::new();
+/// Wherever they happen: the panic hook counts them.
 pub static PANICS: Counter = Counter::new();
 
 pub static SPANS_EXPORTED: Counter = Counter::new();
@@ -219,8 +226,8 @@ pub static SPANS_LOST: Counter = Counter::new();
 
 /// Writes them all.
 pub fn render(out: &mut Text) {
-    out.begin("chat_build_info", "gauge", "Always 1; the label tells the version.");
-    out.sample("chat_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+    out.begin("chat_build_info", "gauge", "Always 1; the labels tell what runs.");
+    out.sample("chat_build_info", &[("version", env!("CARGO_PKG_VERSION")), ("revision", REVISION)], 1);
     calls(out);
     streams(out);
     appends(out);
@@ -293,7 +300,7 @@ fn background(out: &mut Text) {
     out.histogram("chat_sweep_duration_seconds", "How long a sweep took.", &SWEEP);
     out.counter("chat_sweep_failures_total", "Sweeps that failed; the next one repeats them.", SWEEP_FAILURES.get());
     out.counter("chat_purged_rows_total", "Rows of deleted chats that were removed.", PURGED_ROWS.get());
-    out.counter("chat_panics_total", "Calls answered INTERNAL because of a panic.", PANICS.get());
+    out.counter("chat_panics_total", "Panics, of calls, streams and what runs beside them.", PANICS.get());
     out.counter("chat_trace_spans_exported_total", "Spans that the collector took.", SPANS_EXPORTED.get());
     out.counter("chat_trace_spans_lost_total", "Spans that the collector did not take.", SPANS_LOST.get());
 }

@@ -146,6 +146,11 @@ pub fn current() -> Span {
     if inside() { Span::current() } else { Span::none() }
 }
 
+/// The trace that this thread is in; empty outside of one that is sampled.
+pub fn current_id() -> String {
+    if inside() { Context::map_current(|context| context.span().span_context().trace_id().to_string()) } else { String::new() }
+}
+
 /// Ends a span now, and not when it was left for the last time.
 pub fn end(span: Span) {
     if !span.is_disabled() {

@@ -12,7 +12,7 @@ use crate::model::access::{Action, allows};
 use crate::model::chat::CreateKey;
 use crate::model::membership::{self, Caller};
 use crate::model::{Chat, ChatId, ChatRole, Identity, Member, MemberChange, MembersChanged, NewChat, UserId, limits};
-use crate::observe::trace;
+use crate::observe::{request, trace};
 use crate::repository::CreateOutcome;
 
 /// What a chat in a list weighs beside its strings, in bytes; bounds pages.
@@ -145,7 +145,7 @@ impl ChatService {
 
 /// Runs to its end even where the caller goes away: what was committed must be announced.
 async fn to_the_end(work: impl Future<Output = Result<()>> + Send + 'static) -> Result<()> {
-    tokio::spawn(work.instrument(trace::current())).await.unwrap_or(Err(Error::Internal))
+    tokio::spawn(request::inherit(work.instrument(trace::current()))).await.unwrap_or(Err(Error::Internal))
 }
 
 fn who(caller: &Identity) -> Caller {

@@ -1,6 +1,7 @@
 //! What a caller may be told. `transport` maps it to a status; the reasons are stable.
 
 use crate::model::Refusal;
+use crate::observe::request::{self, Ids};
 use crate::repository::StoreError;
 
 /// An error of the service. Everything in it may be shown to the caller.
@@ -20,7 +21,7 @@ pub enum Error {
     LastOwner,
     #[error("a chat holds at most 10000 members")]
     TooManyMembers,
-    #[error("after_sequence is beyond the chat's last sequence, {last_sequence}; join again from there")]
+    #[error("after_sequence is beyond the chat's last sequence, {last_sequence}; drop what you have of the chat and join from 0")]
     SequenceAhead { last_sequence: i64 },
     #[error("{field}: {description}")]
     Invalid { field: &'static str, description: &'static str },
@@ -51,18 +52,20 @@ impl From<Refusal> for Error {
 /// The one place where a store's error is logged: its text stays here.
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
+        // By these the caller's line finds its cause.
+        let Ids { request_id, trace_id } = request::current();
         match error {
             StoreError::Unavailable(_) | StoreError::TimedOut(_) => {
-                tracing::warn!(error = %error, "the store is unavailable");
+                tracing::warn!(error = %error, %request_id, %trace_id, "the store is unavailable");
                 Self::Unavailable
             }
             // Only lanes say so.
             StoreError::Unreachable(_) | StoreError::Undone(_) => {
-                tracing::warn!(error = %error, "the store is unavailable");
+                tracing::warn!(error = %error, %request_id, %trace_id, "the store is unavailable");
                 Self::NotStored
             }
             StoreError::Refused(_) | StoreError::Corrupt(_) | StoreError::SchemaTooOld => {
-                tracing::error!(error = %error, "the store failed");
+                tracing::error!(error = %error, %request_id, %trace_id, "the store failed");
                 Self::Internal
             }
         }

@@ -1,7 +1,7 @@
 //! One port for every client: each request goes, by its content type and path, to gRPC, to the gateway, or to what is answered directly.
 //!
 //! gRPC's stack of layers is whole in itself, and the gateway's calls go through it as gRPC: the same authentication, limits, log lines. What becomes no
-//! call (files, preflights, refusals) goes through a shorter stack, without authentication: panic, log, address limit.
+//! call (files, preflights, refusals) goes through a shorter stack, without authentication: log, panic, address limit.
 
 use std::convert::Infallible;
 use std::pin::Pin;

@@ -90,7 +90,7 @@ pub fn routes<H: Health>(options: RouteOptions<H>) -> Result<impl HttpService + 
     let service = Auth { inner: service, verifier: options.verifier };
     let (limiter, trusted_proxies) = (options.limiter, options.trusted_proxies);
     let limit_address = AddressLimit { inner: service, limiter: Arc::clone(&limiter), trusted_proxies: Arc::clone(&trusted_proxies) };
-    let calls = CatchPanic(Log(limit_address));
+    let calls = Log(CatchPanic(limit_address));
     let gateway = Arc::new(Gateway::new()?);
     let origins = options.origins;
     let direct =
@@ -106,7 +106,7 @@ pub fn routes<H: Health>(options: RouteOptions<H>) -> Result<impl HttpService + 
         },
         grpc_web: GrpcWeb { calls: calls.clone() },
         grpc: calls,
-        direct: CatchPanic(Log(direct)),
+        direct: Log(CatchPanic(direct)),
         gateway,
     });
     Ok(Cors { inner: dispatch, origins })

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use chat_service::broker::{AccessEnd, Broker, Delivery, Eviction, Mailbox, Registry};
 use chat_service::interceptor::token::{Demands, Key, Verifier};
-use chat_service::model::{Identity, SystemClock, SystemRole, Timestamp, UserId};
+use chat_service::model::{Clock, Identity, SystemClock, SystemRole, Timestamp, UserId};
 use chat_service::pb::chat::v1::connect_chat_request::Frame;
 use chat_service::pb::chat::v1::*;
 use chat_service::ratelimiter::memory::{MemoryLimiter, Rates};
-use chat_service::ratelimiter::{self, RateLimiter};
 use chat_service::repository::MessageRepository;
 use chat_service::repository::sqlite::{SqliteOptions, SqliteStore};
 use chat_service::service::append::Appender;
@@ -32,27 +31,32 @@ impl Broker for LossyBroker {
 }
 
 /// The service on SQLite, without a server and with a broker that loses everything.
-struct Alone {
-    service: Arc<ChatService>,
-    store: Arc<SqliteStore>,
-    registry: Arc<Registry>,
-    _folder: tempfile::TempDir,
+pub struct Alone {
+    pub service: Arc<ChatService>,
+    pub store: Arc<SqliteStore>,
+    pub registry: Arc<Registry>,
+    pub _folder: tempfile::TempDir,
 }
 
 impl Alone {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
+        Self::by(Arc::new(SystemClock)).await
+    }
+
+    /// By this clock.
+    pub async fn by(clock: Arc<dyn Clock>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let options = SqliteOptions { path: folder.path().join("chat.db"), read_connections: 2 };
         let store = Arc::new(SqliteStore::open(&options, true).await.unwrap());
         let (registry, broker): (_, Arc<dyn Broker>) = (Registry::new(), Arc::new(LossyBroker));
         let (appender, _lanes) = Appender::start(vec![store.open_lane().await.unwrap()], &broker);
         let (chats, messages) = (store.clone(), store.clone());
-        let parts = Parts { chats, messages, broker, registry: registry.clone(), appender, clock: Arc::new(SystemClock) };
+        let parts = Parts { chats, messages, broker, registry: registry.clone(), appender, clock };
         Self { service: Arc::new(ChatService::new(parts)), store, registry, _folder: folder }
     }
 }
 
-fn identity(name: &str) -> Identity {
+pub fn identity(name: &str) -> Identity {
     Identity { user_id: UserId::new(name), role: SystemRole::User, expires_at: Timestamp::from_secs(i64::MAX / 4_000_000) }
 }
 
@@ -96,32 +100,6 @@ async fn one_chat_that_can_not_be_read_does_not_keep_the_sweep_from_the_others()
     let whole = joined.iter_mut().find(|joined| joined.chat.id != broken).unwrap();
     assert_eq!(within(whole.receiver.recv()).await.unwrap().message.sequence, 1);
     sweep.abort();
-}
-
-/// A defect that shows at the first frame.
-struct Defect;
-
-impl RateLimiter for Defect {
-    fn check(&self, _: ratelimiter::Check<'_>) -> Result<(), ratelimiter::RetryAfter> {
-        panic!("a defect, on purpose")
-    }
-}
-
-#[tokio::test]
-async fn a_panic_in_a_session_ends_its_stream_as_internal_and_leaves_nothing_behind() {
-    let Alone { service, registry, _folder, .. } = Alone::new().await;
-    let verifier = Arc::new(Verifier::new(&Key::Secret(SECRET.into()), &Demands::default()).unwrap());
-    let (clock, draining) = (Arc::new(SystemClock), CancellationToken::new());
-    let options = SessionOptions { service, verifier, clock, limiter: Arc::new(Defect), send_due: None, draining };
-    let frame = ConnectChatRequest { frame: Some(join("no chat", None)) };
-    let frames = futures_util::stream::iter([Ok(frame)]).chain(futures_util::stream::pending());
-    let (outbox, mut body) = outbox::outbox();
-    let session = tokio::spawn(Session::new(options, identity("alice"), frames, outbox).run());
-    let trailers = within(body.frame()).await.unwrap().unwrap().into_trailers().unwrap();
-    assert_eq!(trailers["grpc-status"], "13", "INTERNAL");
-    assert!(trailers.contains_key("grpc-status-details-bin"), "with its reason");
-    assert_eq!(registry.subscription_count(), 0);
-    session.abort();
 }
 
 #[tokio::test]

@@ -4,13 +4,14 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tonic::Request;
+use sqlx::Connection;
+use tonic::{Code, Request};
 
 use crate::common::process::{Overheard, Process};
 use crate::common::*;
 use crate::until_metric;
-use chat_service::pb::chat::v1::ListChatsRequest;
 use chat_service::pb::chat::v1::chat_service_client::ChatServiceClient;
+use chat_service::pb::chat::v1::{ConnectChatRequest, ListChatsRequest, ListMessagesRequest};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_call_leaves_one_line_with_its_ids_and_streams_are_given_theirs_too() {
@@ -25,7 +26,7 @@ async fn each_call_leaves_one_line_with_its_ids_and_streams_are_given_theirs_too
     let answer = alice.send_message(request).await.unwrap();
     assert_eq!(answer.metadata().get("x-request-id").unwrap(), "of-the-client");
 
-    let frames = futures_util::stream::iter([chat_service::pb::chat::v1::ConnectChatRequest { frame: Some(join(&chat, Some(0))) }]);
+    let frames = futures_util::stream::iter([ConnectChatRequest { frame: Some(join(&chat, Some(0))) }]);
     let mut request = Request::new(frames);
     request.metadata_mut().insert("x-request-id", "of-the-stream".parse().unwrap());
     let answer = within(alice.connect_chat(request)).await.unwrap();
@@ -62,6 +63,49 @@ async fn each_call_leaves_one_line_with_its_ids_and_streams_are_given_theirs_too
     let documented = std::fs::read_to_string("docs/logging.md").unwrap();
     for (field, _) in of("of-the-client").as_object().unwrap() {
         assert!(documented.contains(&format!("`{field}`")), "docs/logging.md lacks {field}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fault_is_an_error_whose_cause_has_its_request_id_and_a_limit_warns() {
+    let ground = Ground::new(On::Sqlite).await;
+    let server = Process::serve(&ground, 0, &["--rate-limit-user-sends", "1/s burst 1"]).await;
+    let mut alice = client(&ground, server.port, &mint("alice", &["user"])).await;
+    let chat = new_chat(&mut alice, &[]).await;
+    let mut sent = Ok(());
+    for number in 0..30 {
+        sent = sent.and(alice.send_message(send_request(&chat, &number.to_string(), "hello")).await.map(drop));
+    }
+    assert_eq!(sent.unwrap_err().code(), Code::ResourceExhausted);
+
+    // What the database holds now is no text.
+    let mut database = sqlx::SqliteConnection::connect(&ground.database_url).await.unwrap();
+    assert!(sqlx::query("UPDATE messages SET text = x'ff'").execute(&mut database).await.unwrap().rows_affected() > 0);
+    let mut request = Request::new(ListMessagesRequest { chat_id: chat.clone(), ..ListMessagesRequest::default() });
+    request.metadata_mut().insert("x-request-id", "of-the-call".parse().unwrap());
+    assert_eq!(alice.list_messages(request).await.unwrap_err().code(), Code::Internal);
+    let mut request = Request::new(futures_util::stream::iter([ConnectChatRequest { frame: Some(join(&chat, Some(0))) }]));
+    request.metadata_mut().insert("x-request-id", "of-the-stream".parse().unwrap());
+    let mut events = within(alice.connect_chat(request)).await.unwrap().into_inner();
+    let end = loop {
+        match within(events.message()).await {
+            Ok(event) => assert!(event.is_some(), "it ends well"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(end.code(), Code::Internal);
+
+    for line in [
+        "WARN chat_service::rpc: call method=/chat.v1.ChatService/SendMessage code=ResourceExhausted",
+        "ERROR chat_service::rpc: call method=/chat.v1.ChatService/ListMessages code=Internal",
+        "ERROR chat_service::rpc: call method=/chat.v1.ChatService/ConnectChat code=Internal",
+    ] {
+        until(line, || server.said(line) > 0).await;
+    }
+    for id in ["of-the-call", "of-the-stream"] {
+        let log = server.log.lock().unwrap();
+        let causes = log.iter().filter(|line| line.contains("ERROR chat_service::service::error: the store failed"));
+        assert_eq!(causes.filter(|line| line.contains(&format!("request_id={id} "))).count(), 1, "{log:#?}");
     }
 }
 

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use chat_service::pb::chat::v1::{LeaveFrame, ListChatsRequest, connect_chat_request::Frame};
+use chat_service::observe::methods::METHODS;
+use chat_service::observe::metrics::CODES;
+use chat_service::pb::chat::v1::{LeaveFrame, ListChatsRequest, RemoveMemberRequest, connect_chat_request::Frame};
 use serde_json::Value;
 use tokio::process::Command;
 use tonic::Code;
@@ -19,6 +21,39 @@ const RULES: &str = "deploy/prometheus/rules.yml";
 fn names_in(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
     words.filter(|word| word.starts_with("chat_") || word.starts_with("process_")).map(str::to_owned).collect()
+}
+
+/// Labels that Prometheus, or a histogram's buckets, give to samples.
+const NOT_OURS: [&str; 3] = ["job", "instance", "le"];
+
+/// A label's value that a text selects samples of a metric by: metric, label, value.
+type Pair<'a> = (&'a str, &'a str, &'a str);
+
+/// What a text selects samples by. Where a dashboard's variable stands nothing can be said.
+fn pairs_in(text: &str) -> Vec<Pair<'_>> {
+    let mut pairs = Vec::new();
+    for (at, _) in text.match_indices('{') {
+        let metric = text[..at].rsplit(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap();
+        let selectors = text[at + 1..].split('}').next().unwrap();
+        for selector in selectors.split(',').filter(|_| metric.starts_with("chat_")) {
+            let label = selector.split(['=', '!']).next().unwrap().trim();
+            let values = selector.split('"').nth(1).unwrap_or_else(|| panic!("{metric}{{{selectors}}}"));
+            if !NOT_OURS.contains(&label) && !values.contains('$') {
+                pairs.extend(values.split('|').map(|value| (metric, label, value)));
+            }
+        }
+    }
+    pairs
+}
+
+/// Whether a metric ever has such a sample. Methods and codes are told once they were seen, everything else always.
+fn is_told(text: &str, (metric, label, value): Pair<'_>) -> bool {
+    let samples = || text.lines().filter(move |line| line.split('{').next() == Some(metric));
+    match label {
+        "code" => CODES.contains(&value) && samples().any(|line| line.contains("code=\"")),
+        "method" => METHODS.contains(&value) && samples().any(|line| line.contains("method=\"")),
+        _ => samples().any(|line| line.contains(&format!("{label}=\"{value}\""))),
+    }
 }
 
 /// Expressions of the dashboard's panels and variables.
@@ -70,8 +105,11 @@ async fn dashboard_and_rules_use_metrics_that_exist(on: On) {
     // Samples, and the names that a histogram's samples are made of.
     let told = text.lines().filter(|line| !line.starts_with("# HELP")).map(|line| line.strip_prefix("# TYPE ").unwrap_or(line));
     let there: BTreeSet<&str> = told.filter_map(|line| line.split(['{', ' ']).next()).collect();
-    for (file, used) in [(DASHBOARD, names_in(&dashboard_expressions())), (RULES, names_in(&fs::read_to_string(RULES).unwrap()))] {
-        assert!(!used.is_empty(), "{file}");
+    for (file, used) in [(DASHBOARD, dashboard_expressions()), (RULES, fs::read_to_string(RULES).unwrap())] {
+        let (pairs, used) = (pairs_in(&used), names_in(&used));
+        assert!(!used.is_empty() && !pairs.is_empty(), "{file}");
+        let untold: Vec<Pair<'_>> = pairs.into_iter().filter(|pair| !is_told(&text, *pair)).collect();
+        assert!(untold.is_empty(), "{file} selects samples that aren't there: {untold:?}");
         let missing: Vec<&String> = used.iter().filter(|name| !there.contains(name.as_str())).collect();
         // What the system tells of a process is told on Linux.
         let missing: Vec<&String> = missing.into_iter().filter(|name| cfg!(target_os = "linux") || !name.starts_with("process_")).collect();
@@ -100,7 +138,7 @@ async fn numbers_are_what_happened() {
     assert_eq!(value("chat_deliveries_total", &["source=\"live\""]).await, 3.0);
     assert_eq!(value("chat_deliveries_total", &["source=\"catch_up\""]).await, 3.0);
     assert_eq!(value("chat_auth_results_total", &["invalid"]).await, 1.0);
-    assert_eq!(value("chat_build_info", &[env!("CARGO_PKG_VERSION")]).await, 1.0);
+    assert_eq!(value("chat_build_info", &[env!("CARGO_PKG_VERSION"), "revision=\""]).await, 1.0);
 
     until_metric(&server, "chat_streams_open", &[], |open| open == 0.0).await;
     let mut alice = client(&ground, server.port, &mint("alice", &["user"])).await;
@@ -113,6 +151,25 @@ async fn numbers_are_what_happened() {
     stream.half_close();
     stream.end().await;
     until_metric(&server, "chat_streams_open", &[], |open| open == 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_a_redis_that_is_away_is_told() {
+    let ground = Ground::new(On::Postgres).await;
+    // Nobody listens there.
+    let server = Process::serve(&ground, 0, &["--redis-url", "redis://127.0.0.1:1"]).await;
+    let mut alice = client(&ground, server.port, &mint("alice", &["user"])).await;
+    let chat = new_chat(&mut alice, &["bob"]).await;
+    for number in 0..3 {
+        alice.send_message(send_request(&chat, &number.to_string(), "hello")).await.unwrap();
+    }
+    alice.remove_member(RemoveMemberRequest { chat_id: chat, user_id: "bob".into() }).await.unwrap();
+    until_metric(&server, "chat_broker_publish_failures_total", &[], |given_up| given_up == 2.0).await;
+    for kind in ["message", "announcement"] {
+        let kind = format!("kind=\"{kind}\"");
+        assert_eq!(metric(&server, "chat_broker_kept_frames", &[&kind]).await, 1.0, "{kind}");
+        assert_eq!(metric(&server, "chat_broker_queue_frames", &[&kind]).await, 0.0, "{kind}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

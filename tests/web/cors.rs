@@ -28,9 +28,10 @@ async fn a_page_of_a_configured_origin_may_call_and_read_the_answer() {
         assert_eq!(allowed.headers["access-control-allow-origin"], APP);
         let list = |name: &str| allowed.headers[name].to_str().unwrap().split(", ").map(str::to_owned).collect::<Vec<_>>();
         let headers = list("access-control-allow-headers");
-        for header in ["authorization", "content-type", "x-grpc-web", "x-user-agent", "grpc-timeout", "x-request-id", "traceparent"] {
+        for header in ["authorization", "content-type", "x-grpc-web", "x-user-agent", "grpc-timeout", "x-request-id"] {
             assert!(headers.iter().any(|allowed| allowed == header), "{header}");
         }
+        assert!(["traceparent", "tracestate"].iter().all(|header| headers.iter().any(|allowed| allowed == header)), "{headers:?}");
         assert!(
             ["GET", "POST", "DELETE"].iter().all(|method| list("access-control-allow-methods").iter().any(|allowed| allowed == method))
         );
@@ -41,7 +42,7 @@ async fn a_page_of_a_configured_origin_may_call_and_read_the_answer() {
         let answer = send(&server, version, call).await;
         assert_eq!(answer.headers["access-control-allow-origin"], APP);
         let exposed = answer.headers["access-control-expose-headers"].to_str().unwrap();
-        assert_eq!(exposed, "grpc-status, grpc-message, grpc-status-details-bin, x-request-id, retry-after");
+        assert_eq!(exposed, "grpc-status, grpc-message, grpc-status-details-bin, x-request-id, traceparent, retry-after");
         assert!(answer.headers.get_all("vary").iter().any(|value| value == "origin"));
     }
 }

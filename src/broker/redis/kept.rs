@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::link::Frame;
+use crate::broker::FrameCounts;
 use crate::broker::channel::lock;
 
 /// Announcements that are kept. Beyond it the oldest is dropped: the sweep of the other nodes finds it.
@@ -70,8 +71,12 @@ impl Kept {
     }
 
     pub fn is_empty(&self) -> bool {
+        self.frames() == FrameCounts::default()
+    }
+
+    pub fn frames(&self) -> FrameCounts {
         let state = lock(&self.state);
-        state.announcements.is_empty() && state.messages.is_empty()
+        FrameCounts { messages: state.messages.len(), announcements: state.announcements.len() }
     }
 }
 
@@ -128,6 +133,7 @@ mod tests {
         let frames = [message("a", 2), announcement("a"), message("b", 7), message("a", 3), message("a", 1), announcement("a")];
         let dropped: Vec<usize> = frames.into_iter().map(|frame| kept.put(frame)).collect();
         assert_eq!(dropped, [0, 0, 0, 1, 1, 0]);
+        assert_eq!(kept.frames(), FrameCounts { messages: 2, announcements: 2 });
         let expected = [("a", None), ("a", None), ("a", Some(3)), ("b", Some(7))];
         assert_eq!(take_all(&kept), expected.map(|(channel, sequence)| (channel.to_owned(), sequence)));
         assert!(take_all(&kept).is_empty());

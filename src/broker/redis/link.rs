@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::subscriptions::LinkId;
 use super::{Shared, listener, publisher};
+use crate::broker::FrameCounts;
 use crate::client::redis::Server;
 
 /// Messages that wait to be published on a server. What comes beyond is kept ([`super::kept`]).
@@ -77,6 +78,12 @@ impl Link {
         }
         let queue = if frame.sequence.is_none() { &self.announcements } else { &self.messages };
         queue.try_send(frame).map_err(TrySendError::into_inner)
+    }
+
+    /// What waits to be published.
+    pub fn queued(&self) -> FrameCounts {
+        let used = |queue: &mpsc::Sender<Frame>| queue.max_capacity() - queue.capacity();
+        FrameCounts { messages: used(&self.messages), announcements: used(&self.announcements) }
     }
 
     /// Whether a frame has a chance to be published soon.

@@ -33,7 +33,7 @@ use self::kept::Kept;
 use self::link::{Frame, Link};
 use self::subscriptions::{Owner, Subscriptions};
 use super::channel::lock;
-use super::{AccessEnd, Broker, BrokerState, BrokerStats, Delivery, Holes, Registry};
+use super::{AccessEnd, Backlog, Broker, BrokerState, BrokerStats, Delivery, FrameCounts, Holes, Registry};
 use crate::client::redis::{Server, Servers, Topology, View};
 use crate::model::{ChatId, Message};
 use crate::observe::trace::Origin;
@@ -156,6 +156,15 @@ impl Broker for RedisBroker {
         if let Some(confirmation) = self.shared.subscriptions.confirmation(chat_id) {
             drop(timeout(CONFIRMATION_DUE, confirmation).await);
         }
+    }
+
+    fn backlog(&self) -> Backlog {
+        let mut queued = FrameCounts::default();
+        for of_link in self.shared.routes.load().links.iter().map(|link| link.queued()) {
+            queued.messages += of_link.messages;
+            queued.announcements += of_link.announcements;
+        }
+        Backlog { queued, kept: self.shared.kept.frames() }
     }
 }
 

@@ -11,7 +11,7 @@ use tonic_types::StatusExt;
 
 use super::json;
 use crate::converter::status;
-use crate::interceptor::context::REQUEST_ID;
+use crate::observe::request::{REQUEST_ID, TRACEPARENT};
 use crate::service::Error;
 
 /// Bytes before a message: whether it is compressed, and its length.
@@ -29,8 +29,10 @@ pub(super) async fn of_grpc(descriptor: &MessageDescriptor, response: Response<B
         Ok(message) => ok(&message).unwrap_or_else(|| error(descriptor, &status::of_error(&Error::Internal))),
         Err(status) => error(descriptor, &status),
     };
-    if let Some(id) = parts.headers.get(REQUEST_ID) {
-        answer.headers_mut().insert(REQUEST_ID, id.clone());
+    for name in [REQUEST_ID, TRACEPARENT] {
+        if let Some(id) = parts.headers.get(name) {
+            answer.headers_mut().insert(name, id.clone());
+        }
     }
     answer
 }
@@ -167,6 +169,18 @@ mod tests {
         assert_eq!((code, headers[WWW_AUTHENTICATE].to_str().unwrap()), (401, "Bearer"));
         let (_, headers, _) = shown(status::refused(Refused::TokenExpired)).await;
         assert_eq!(headers[WWW_AUTHENTICATE], r#"Bearer error="invalid_token""#);
+    }
+
+    #[tokio::test]
+    async fn an_answer_keeps_the_ids_of_its_call() {
+        let mut answer = status::refused(Refused::TokenMissing).into_http::<Body>();
+        for (name, id) in [(REQUEST_ID, "of-the-call"), (TRACEPARENT, "00-1-2-01"), ("server", "of-nobody")] {
+            answer.headers_mut().insert(name, HeaderValue::from_static(id));
+        }
+        let shown = Gateway::new().unwrap().to_http(answer, None).await;
+        assert_eq!(shown.headers()[REQUEST_ID], "of-the-call");
+        assert_eq!(shown.headers()[TRACEPARENT], "00-1-2-01");
+        assert!(!shown.headers().contains_key("server"));
     }
 
     #[tokio::test]

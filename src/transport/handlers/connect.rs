@@ -8,12 +8,13 @@ use tonic::{Request, Response, Status};
 use super::{Answer, ChatApi};
 use crate::converter::status::{self, Refused};
 use crate::model::Identity;
+use crate::observe::request::RequestContext;
 use crate::pb::chat::v1 as pb;
 use crate::service::Error;
 use crate::transport::connection::Leaving;
 use crate::transport::detached::{DetachedBody, MayDetach};
 use crate::transport::session::{Session, outbox};
-use crate::transport::stream_task;
+use crate::transport::stream_task::{self, Companion};
 
 /// The generated trait wants a stream; the answer's real body goes by [`ConnectBody`], because the generated encoder would copy
 /// each message for each stream.
@@ -42,8 +43,13 @@ impl ChatApi {
             return Err(status::of_error(&Error::GoingAway));
         }
         let (outbox, body) = outbox::outbox();
-        let session = Session::new(options, identity, inbound, outbox);
-        let body = match stream_task::attach(Box::pin(session.run())) {
+        let session = Session::new(options, identity, inbound, outbox).run();
+        // It runs beside its call, and is the call's work all the same.
+        let session: Companion = match extensions.get::<Arc<RequestContext>>() {
+            Some(context) => Box::pin(Arc::clone(context).serve(session)),
+            None => Box::pin(session),
+        };
+        let body = match stream_task::attach(session) {
             Ok(()) => Body::new(body),
             Err(session) => match extensions.get() {
                 Some(MayDetach(cut)) => Body::new(DetachedBody::start(session, body, cut.clone())),

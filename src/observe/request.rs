@@ -1,12 +1,14 @@
-//! What is known of a request, for logs.
+//! What is known of a request, for logs, and whose work a task does: so a line that is written far below can name the request, to which
+//! nothing of it was passed on.
 
 use std::sync::{Arc, OnceLock};
 
+use futures_util::future::Either;
 use http::HeaderMap;
+use tokio::task::futures::TaskLocalFuture;
 use uuid::Uuid;
 
-use crate::model::UserId;
-use crate::observe::trace::Served;
+use super::trace::{self, Served};
 
 /// The header that carries the request's id, in and out.
 pub const REQUEST_ID: &str = "x-request-id";
@@ -22,8 +24,40 @@ pub struct RequestContext {
     pub trace_id: String,
     /// Its span's; empty where it has none.
     pub span_id: String,
-    /// Known once the token is verified.
-    pub user_id: OnceLock<UserId>,
+    /// The user's; known once the token is verified.
+    pub user_id: OnceLock<Arc<str>>,
+}
+
+tokio::task_local! {
+    /// The request whose work is done.
+    static SERVED: Arc<RequestContext>;
+}
+
+/// What a line has of the request that it is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ids {
+    /// Empty where what is done isn't one request's, as a batch.
+    pub request_id: String,
+    /// Then of the span that this thread is in, where it is part of a sampled trace.
+    pub trace_id: String,
+}
+
+/// The ids of the request whose work is done here and now; `None` where it isn't one request's.
+pub fn served() -> Option<Ids> {
+    SERVED.try_with(|context| Ids { request_id: context.request_id.clone(), trace_id: context.trace_id.clone() }).ok()
+}
+
+/// What is known of whose work is done here and now.
+pub fn current() -> Ids {
+    served().unwrap_or_else(|| Ids { request_id: String::new(), trace_id: trace::current_id() })
+}
+
+/// Makes work that goes on in a task of its own the work of the same request.
+pub fn inherit<F: Future>(work: F) -> impl Future<Output = F::Output> {
+    match SERVED.try_with(Arc::clone) {
+        Ok(context) => Either::Left(context.serve(work)),
+        Err(_) => Either::Right(work),
+    }
 }
 
 impl RequestContext {
@@ -39,6 +73,16 @@ impl RequestContext {
             ),
         };
         Arc::new(Self { request_id, trace_id, span_id, user_id: OnceLock::new() })
+    }
+
+    /// Does what can be done of the request's work without waiting.
+    pub fn begin<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> T {
+        SERVED.sync_scope(Arc::clone(self), work)
+    }
+
+    /// Does the request's work.
+    pub fn serve<F: Future>(self: Arc<Self>, work: F) -> TaskLocalFuture<Arc<Self>, F> {
+        SERVED.scope(self, work)
     }
 }
 
@@ -71,5 +115,21 @@ mod tests {
         let context = RequestContext::of(&headers, None);
         assert_eq!((context.request_id.len(), context.trace_id.len()), (36, 32));
         assert!(context.trace_id.bytes().any(|b| b != b'0'));
+    }
+
+    #[tokio::test]
+    async fn a_requests_work_can_name_it_and_nobody_elses_can() {
+        let headers = HeaderMap::from_iter([(http::HeaderName::from_static(REQUEST_ID), "abc-1".parse().unwrap())]);
+        let context = RequestContext::of(&headers, None);
+        let ids = Ids { request_id: "abc-1".into(), trace_id: context.trace_id.clone() };
+        assert_eq!(context.begin(current), ids);
+        let (here, inherited, apart) = context
+            .serve(async {
+                let inherited = tokio::spawn(inherit(async { current() }));
+                (current(), inherited.await.unwrap(), tokio::spawn(async { current() }).await.unwrap())
+            })
+            .await;
+        assert_eq!((here, inherited), (ids.clone(), ids));
+        assert_eq!((apart, current()), (Ids::default(), Ids::default()));
     }
 }
