@@ -102,9 +102,14 @@ impl Stack {
         let service = &self.services[name];
         let words: Vec<String> = service.keys.get("entrypoint").filter(|_| key == "command").map(|words| flow(words)).unwrap_or_default();
         let words = words.into_iter().chain(flow(&service.keys[key]));
+        self.command_of(name, words.filter(|word| word != "CMD" && !word.ends_with("/chat-service")))
+    }
+
+    /// The binary with other words in a service's place, as by `docker compose run`.
+    fn command_of(&self, name: &str, words: impl Iterator<Item = String>) -> Command {
         let mut command = binary();
-        command.args(words.filter(|word| word != "CMD" && !word.ends_with("/chat-service")).map(|word| self.here(&word)));
-        for (name, value) in &service.environment {
+        command.args(words.map(|word| self.here(&word)));
+        for (name, value) in &self.services[name].environment {
             // Redis where the tests have one, else one node.
             let value = if name == "REDIS_URL" { std::env::var("TEST_REDIS_URL").unwrap_or_default() } else { self.here(value) };
             command.env(name, value);
@@ -113,7 +118,11 @@ impl Stack {
     }
 
     async fn run(&self, name: &str, key: &str) -> String {
-        let output = within(self.command(name, key).output()).await.unwrap();
+        self.ran(name, self.command(name, key)).await
+    }
+
+    async fn ran(&self, name: &str, mut command: Command) -> String {
+        let output = within(command.output()).await.unwrap();
         assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
@@ -153,6 +162,13 @@ async fn the_stacks_commands_work_in_their_order_without_containers() {
     let mut alice = with_token(channel, token.trim());
     let chat_id = new_chat(&mut alice, &[]).await;
     alice.get_chat(GetChatRequest { chat_id }).await.unwrap();
+
+    // As docs/operations.md tells to renew certificates.
+    let operations = std::fs::read_to_string("docs/operations.md").unwrap();
+    let renew = operations.lines().find_map(|line| line.strip_prefix("docker compose run --rm --no-deps certificates ")).unwrap();
+    stack.ran("certificates", stack.command_of("certificates", renew.split_whitespace().map(str::to_owned))).await;
+    until("the new certificate is taken", || said.text().contains("certificate and key were read anew")).await;
+    within(endpoint(&folder.path().join("ca.pem"), port.unwrap()).connect()).await.unwrap();
 
     let stopped = Command::new("kill").args(["-TERM", &server.id().unwrap().to_string()]).status().await.unwrap();
     assert!(stopped.success() && within(server.wait()).await.unwrap().success());
