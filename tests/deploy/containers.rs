@@ -1,16 +1,15 @@
 //! The stack's commands and environment, as docker-compose.yml states them, without containers: no engine is needed here, so neither
 //! images nor networks nor volumes are tried. `make lint` has Compose itself read the file.
 
-mod common;
-
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::Stdio;
 
 use chat_service::pb::chat::v1::GetChatRequest;
-use common::process::{Said, binary, ports_of};
-use common::*;
 use tokio::process::Command;
+
+use crate::common::process::{Said, binary, ports_of};
+use crate::common::*;
 
 /// What the test needs of a service.
 #[derive(Default)]
