@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Puts foreign tools, which only widen the checks, into .tools: grpcurl, a Python with grpcio and PyJWT, tokens by Go, jose for
 # Node.js, connect-web, buf, schemathesis, a browser with puppeteer-core, the Go and TypeScript examples, nginx, ghz, compose, hadolint, Prometheus's
-# promtool. What is there is kept. Where one can't be had: with CI=true a failure, else a line that says what is skipped. What comes over the
+# promtool, sqlite3. What is there is kept. Where one can't be had: with CI=true a failure, else a line that says what is skipped. What comes over the
 # network is tried three times; a try that failed is told, and `make test` counts it.
-# Usage: scripts/tools.sh grpcurl|python|gotokens|jose|connectweb|buf|schemathesis|browser|goexample|tsexample|nginx|ghz|compose|hadolint|promtool|all …
+# Usage: scripts/tools.sh grpcurl|python|gotokens|jose|connectweb|buf|schemathesis|browser|goexample|tsexample|nginx|ghz|compose|hadolint|promtool|sqlite3|all …
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .tools/bin
@@ -23,6 +23,13 @@ fetch() {
     [ "$try" = 3 ] || sleep $((try * 2))
   done
   return 1
+}
+
+# installed PACKAGE…: from the system's packages, where they are apt's.
+installed() {
+  command -v apt-get >/dev/null || return 1
+  local sudo=""; [ "$(id -u)" = 0 ] || sudo="sudo -n"
+  fetch "$*" sh -c "$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq $*"
 }
 
 grpcurl() {
@@ -87,10 +94,7 @@ compose() {
     printf '#!/bin/sh\nexec docker compose "$@"\n' >.tools/bin/compose && chmod +x .tools/bin/compose
     return
   fi
-  if ! command -v docker-compose >/dev/null && command -v apt-get >/dev/null; then
-    local sudo=""; [ "$(id -u)" = 0 ] || sudo="sudo -n"
-    fetch docker-compose sh -c "$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq docker-compose" || true
-  fi
+  if ! command -v docker-compose >/dev/null; then installed docker-compose || true; fi
   command -v docker-compose >/dev/null || { absent "checking docker-compose.yml" "Docker Compose"; return; }
   ln -sf "$(type -P docker-compose)" .tools/bin/compose
 }
@@ -174,10 +178,18 @@ promtool() {
   rm -rf "$folder"
 }
 
+sqlite3() {
+  [ -x .tools/bin/sqlite3 ] && return
+  local found; found=$(type -P sqlite3 || true)
+  if [ -z "$found" ]; then installed sqlite3 || true; found=$(type -P sqlite3 || true); fi
+  [ -n "$found" ] || { absent "the backup of SQLite by sqlite3" "sqlite3"; return; }
+  ln -sf "$found" .tools/bin/sqlite3
+}
+
 for tool in "$@"; do
   case "$tool" in
-    grpcurl | python | gotokens | jose | connectweb | buf | schemathesis | browser | goexample | tsexample | nginx | ghz | compose | hadolint | promtool) "$tool" ;;
-    all) grpcurl; python; gotokens; jose; connectweb; buf; schemathesis; browser; goexample; tsexample; nginx; ghz; compose; hadolint; promtool ;;
-    *) echo "tools.sh: there is no tool '$tool'; grpcurl, python, gotokens, jose, connectweb, buf, schemathesis, browser, goexample, tsexample, nginx, ghz, compose, hadolint, promtool or all" >&2; exit 2 ;;
+    grpcurl | python | gotokens | jose | connectweb | buf | schemathesis | browser | goexample | tsexample | nginx | ghz | compose | hadolint | promtool | sqlite3) "$tool" ;;
+    all) grpcurl; python; gotokens; jose; connectweb; buf; schemathesis; browser; goexample; tsexample; nginx; ghz; compose; hadolint; promtool; sqlite3 ;;
+    *) echo "tools.sh: there is no tool '$tool'; grpcurl, python, gotokens, jose, connectweb, buf, schemathesis, browser, goexample, tsexample, nginx, ghz, compose, hadolint, promtool, sqlite3 or all" >&2; exit 2 ;;
   esac
 done
