@@ -10,6 +10,7 @@ use tokio::process::Command;
 
 use crate::common::process::{Said, binary, ports_of};
 use crate::common::*;
+use crate::settings::{self, OF_LIBRARIES};
 
 /// What the test needs of a service.
 #[derive(Default)]
@@ -200,6 +201,11 @@ fn the_stack_is_on_loopback_pinned_and_has_no_passwords_of_its_own() {
         let stays = service.keys.contains_key("restart");
         assert_eq!(stays, service.keys.contains_key("healthcheck.test"), "{name}: what stays has a health check");
         assert_eq!(stays, service.keys.contains_key("logging"), "{name}: what stays has a bound for its log");
+    }
+    for name in ["migrate", "chat-service"] {
+        let environment: Vec<_> = services[name].environment.iter().map(|(name, value)| (name.as_str(), defaults(value))).collect();
+        let own = environment.iter().filter(|(name, _)| !OF_LIBRARIES.contains(name));
+        settings::accepted(own.map(|(name, value)| (*name, value.as_str())));
     }
     let count = hosts.len();
     hosts.sort_unstable();

@@ -1,4 +1,4 @@
-//! local.env.example, held against the options that the code declares.
+//! local.env.example, held against the options that the code declares; and who else sets some, for the other modules.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use chat_service::config::ServeArgs;
 use clap::{Args, Command};
 
 /// What libraries read by themselves.
-const OF_LIBRARIES: [&str; 2] = ["PGPASSFILE", "SSL_CERT_FILE"];
+pub const OF_LIBRARIES: [&str; 2] = ["PGPASSFILE", "SSL_CERT_FILE"];
 
 /// A command's variables, and the default of each that has one.
 fn variables<A: Args>() -> BTreeMap<String, Option<String>> {
@@ -23,12 +23,30 @@ fn variables<A: Args>() -> BTreeMap<String, Option<String>> {
 }
 
 /// Every command's variables. Where commands differ in a default the server's counts.
-fn declared() -> BTreeMap<String, Option<String>> {
+pub fn declared() -> BTreeMap<String, Option<String>> {
     let mut declared = variables::<ConnectArgs>();
     declared.extend(variables::<CheckArgs>());
     declared.extend(variables::<TokenArgs>());
     declared.extend(variables::<ServeArgs>());
     declared
+}
+
+/// Fails where `serve` doesn't take these values of its variables.
+pub fn accepted<'a>(variables: impl IntoIterator<Item = (&'a str, &'a str)>) {
+    let command = ServeArgs::augment_args(Command::new("serve"));
+    let mut flags = Vec::new();
+    for (name, value) in variables {
+        let option = command.get_arguments().find(|argument| argument.get_env().is_some_and(|env| env == name));
+        let option = option.and_then(|option| option.get_long()).unwrap_or_else(|| panic!("{name} is no variable of serve"));
+        flags.extend([format!("--{option}"), value.to_owned()]);
+    }
+    accepted_flags(flags.iter().map(String::as_str));
+}
+
+/// The same by flags.
+pub fn accepted_flags<'a>(flags: impl IntoIterator<Item = &'a str>) {
+    let command = ServeArgs::augment_args(Command::new("serve"));
+    command.try_get_matches_from(std::iter::once("serve").chain(flags)).unwrap_or_else(|error| panic!("{error}"));
 }
 
 /// A variable of the example.
