@@ -34,6 +34,7 @@ if [ -x .tools/bin/sqlite3 ]; then export TEST_SQLITE3="$PWD/.tools/bin/sqlite3"
 scripts/with-services.sh cargo test --locked --no-fail-fast -- --test-threads=4
 
 echo "summary: unit tests, the storage suite and the end-to-end tests passed on SQLite and PostgreSQL, and two nodes on one Redis"
+echo "without containers: the commands and the environment of docker-compose.yml were run by the binary itself; no image was built, no container started"
 if [ -z "${TEST_GRPCURL:-}" ]; then echo "skipped: grpcurl"; fi
 if [ -z "${TEST_PYTHON:-}" ]; then echo "skipped: the example in Python, tokens by PyJWT"; fi
 if [ -z "${TEST_GO_TOKENS:-}" ]; then echo "skipped: tokens by golang-jwt"; fi

@@ -130,7 +130,6 @@ impl Stack {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_stacks_commands_work_in_their_order_without_containers() {
-    eprintln!("without containers: the commands and the environment of docker-compose.yml, run by the binary itself");
     let folder = tempfile::tempdir().unwrap();
     let admin = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let keys = folder.path().display().to_string();
