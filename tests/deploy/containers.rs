@@ -222,7 +222,8 @@ fn the_image_runs_as_nobody_in_particular_and_stops_cleanly() {
     assert!(runtime.contains("HEALTHCHECK") && runtime.contains("CMD [\"/usr/local/bin/chat-service\", \"health\"]"));
     let rust = std::fs::read_to_string("Cargo.toml").unwrap();
     let version = rust.lines().find_map(|line| line.strip_prefix("rust-version = ")).unwrap().trim_matches('"').to_owned();
-    assert!(dockerfile.contains(&format!("FROM rust:{version}-")), "the image is built by Rust {version}");
+    assert!(dockerfile.contains(&format!("FROM rust:{version}-trixie AS build")), "the image is built by Rust {version}");
+    assert!(runtime.starts_with("gcr.io/distroless/cc-debian13:"), "both stages are of one Debian: trixie is 13");
     let ignored = std::fs::read_to_string(".dockerignore").unwrap();
     for secret in ["certs", "data", "*.env", ".git"] {
         assert!(ignored.lines().any(|line| line == secret), "{secret} would get into a layer");
