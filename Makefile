@@ -110,9 +110,9 @@ profile: ## Where the server's time goes: BENCH_ONLY picks the row, PROFILE_OF t
 	scripts/profile.sh
 
 .PHONY: test-coverage
-test-coverage: ## Coverage by cargo-tarpaulin, into target/tarpaulin, and shown in a browser where there is one
-	@command -v cargo-tarpaulin >/dev/null || { echo "cargo-tarpaulin is missing; cargo install cargo-tarpaulin" >&2; exit 1; }
-	scripts/with-services.sh cargo tarpaulin --locked --out Html --output-dir target/tarpaulin
+test-coverage: ## Coverage by cargo-tarpaulin (built into .tools where it is missing), into target/tarpaulin, and shown in a browser where there is one
+	scripts/tools.sh tarpaulin
+	scripts/coverage.sh
 	@report=target/tarpaulin/tarpaulin-report.html; echo "coverage: $$report"; \
 	if [ -t 1 ] && [ "$$(uname)" = Darwin ]; then open "$$report"; \
 	elif [ -t 1 ] && [ -n "$${DISPLAY:-$$WAYLAND_DISPLAY}" ] && command -v xdg-open >/dev/null; then xdg-open "$$report"; fi
