@@ -1,6 +1,6 @@
 # Two stages: the build, and a runtime without shell, package manager or root. Only /data need be writable.
 
-FROM rust:1.95-bookworm AS build
+FROM rust:1.95-trixie AS build
 WORKDIR /src
 # The dependencies in a layer of their own, which changes only with them.
 COPY Cargo.toml Cargo.lock ./
@@ -20,7 +20,8 @@ RUN touch build.rs src/main.rs src/lib.rs \
  && strip --strip-debug -o /chat-service target/release/chat-service \
  && mkdir -p /empty/data /empty/keys
 
-FROM gcr.io/distroless/cc-debian12:nonroot
+# Of the same Debian as the build: the binary needs its C library, or a newer one.
+FROM gcr.io/distroless/cc-debian13:nonroot
 ARG VERSION=local
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="chat-service" \

@@ -4,6 +4,9 @@
 BIN := ./target/debug/chat-service
 BUF := .tools/npm/node_modules/.bin/buf
 COMPOSE := .tools/bin/compose
+# Fails with one line where Compose or an engine is missing, in place of Compose's own pages.
+ENGINE = scripts/tools.sh compose; [ -x $(COMPOSE) ] || { echo "Docker Compose is missing: install Docker; make run serves without it" >&2; exit 1; }; \
+	$(COMPOSE) ps -q >/dev/null 2>&1 || { echo "no container engine answers: start Docker; make run serves without it" >&2; exit 1; }
 HADOLINT := .tools/hadolint/bin/hadolint
 SHA256 := $(shell command -v sha256sum >/dev/null 2>&1 && echo sha256sum || echo shasum -a 256)
 
@@ -21,14 +24,14 @@ install-deps: ## Put the tools of the checks into .tools: buf, grpcurl, ghz, lin
 
 .PHONY: up
 up: ## Start the whole stack in containers; PROFILES="tracing monitoring" adds Jaeger, Prometheus and Grafana
-	@scripts/tools.sh compose; [ -x $(COMPOSE) ] || { echo "Docker Compose is missing; install Docker, or use make run" >&2; exit 1; }
+	@$(ENGINE)
 	$(COMPOSE) build chat-service
 	$(if $(findstring tracing,$(PROFILES)),OTEL_EXPORTER_OTLP_ENDPOINT=http://jaeger:4318 )$(COMPOSE) $(PROFILES:%=--profile %) up -d
 	@echo "serving on https://localhost:50051; a token: $(COMPOSE) run --rm token --sub alice; docs/operations.md tells more"
 
 .PHONY: down
 down: ## Stop the stack; its volumes stay, unless ARGS=-v
-	@scripts/tools.sh compose; [ -x $(COMPOSE) ] || { echo "Docker Compose is missing" >&2; exit 1; }
+	@$(ENGINE)
 	$(COMPOSE) --profile tracing --profile monitoring down $(ARGS)
 
 .PHONY: build
@@ -81,6 +84,7 @@ test-cluster: ## The delivery checker on three nodes with Redis, a Redis Cluster
 	scripts/test-cluster.sh
 
 ADDR ?= https://localhost:50051
+LOAD_PROFILE ?= release
 .PHONY: check
 check: build ## Prove the delivery promises on a running deployment: ADDR, CHAT_CA, CHAT_AUTH_SECRET; ARGS are added
 	$(BIN) check --addr $(ADDR) $(ARGS)
@@ -90,7 +94,7 @@ test-model: ## Run the model-based tests and the fuzzing for longer: MODEL_CASES
 	MODEL_CASES=$${MODEL_CASES:-50} scripts/with-services.sh cargo test --locked --test model --test fuzz
 
 .PHONY: bench
-bench: ## The goals' tables, against bare tonic, on both stores: BENCH_ROUNDS, BENCH_ONLY, BENCH_SHORT=1 (docs/performance.md)
+bench: ## The goals' tables, against bare tonic, on both stores: BENCH_ROUNDS, BENCH_ONLY, BENCH_SHORT=1, BENCH_PROFILE (docs/performance.md)
 	scripts/bench.sh
 
 .PHONY: bench-growth
@@ -102,25 +106,25 @@ bench-guard: ## Short, failing where a goal is missed by far
 	scripts/bench-guard.sh
 
 .PHONY: bench-micro
-bench-micro: ## The hot pieces alone, by criterion
-	cargo bench --locked --bench micro
+bench-micro: ## The hot pieces alone, by criterion; ARGS are criterion's
+	cargo bench --locked --profile $${BENCH_PROFILE:-bench} --bench micro -- $(ARGS)
 
 .PHONY: profile
 profile: ## Where the server's time goes: BENCH_ONLY picks the row, PROFILE_OF the profiler
 	scripts/profile.sh
 
 .PHONY: test-coverage
-test-coverage: ## Coverage by cargo-tarpaulin, into target/tarpaulin, and shown in a browser where there is one
-	@command -v cargo-tarpaulin >/dev/null || { echo "cargo-tarpaulin is missing; cargo install cargo-tarpaulin" >&2; exit 1; }
-	scripts/with-services.sh cargo tarpaulin --locked --out Html --output-dir target/tarpaulin
+test-coverage: ## Coverage by cargo-tarpaulin (built into .tools where it is missing), into target/tarpaulin, and shown in a browser where there is one
+	scripts/tools.sh tarpaulin
+	scripts/coverage.sh
 	@report=target/tarpaulin/tarpaulin-report.html; echo "coverage: $$report"; \
 	if [ -t 1 ] && [ "$$(uname)" = Darwin ]; then open "$$report"; \
 	elif [ -t 1 ] && [ -n "$${DISPLAY:-$$WAYLAND_DISPLAY}" ] && command -v xdg-open >/dev/null; then xdg-open "$$report"; fi
 
 .PHONY: grpc-load-test
-grpc-load-test: ## Load by ghz over TLS: SendMessage, GetChat, ConnectChat; starts a server of its own, unless ADDR is given to make
-	cargo build --locked --release
-	$(if $(filter command environment,$(firstword $(origin ADDR))),ADDR=$(ADDR) )scripts/load-test.sh
+grpc-load-test: ## Load by ghz over TLS: SendMessage, GetChat, ConnectChat; starts a server of its own, unless ADDR is given to make; LOAD_PROFILE=dev: of the debug build
+	cargo build --locked --profile $(LOAD_PROFILE)
+	BIN=./target/$(LOAD_PROFILE:dev=debug)/chat-service $(if $(filter command environment,$(firstword $(origin ADDR))),ADDR=$(ADDR) )scripts/load-test.sh
 
 .PHONY: lint
 lint: ## Formatting, clippy with warnings denied, the proto's lint, checksums of third-party files, containers, dependencies

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # The macro benchmark, with a throwaway PostgreSQL that flushes what it commits. Arguments: nothing, or `growth`.
-# BENCH_ROUNDS, BENCH_SECONDS, BENCH_ONLY, BENCH_SHORT, … : benches/macro/options.rs and docs/performance.md.
+# BENCH_ROUNDS, BENCH_SECONDS, BENCH_ONLY, BENCH_SHORT, … : benches/macro/options.rs and docs/performance.md. BENCH_PROFILE: cargo's, `bench` by default.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(uname -s)" = Linux ] || { echo "the benchmark reads /proc: it runs on Linux" >&2; exit 1; }
 # Thousands of connections on both sides; the rows that need more than is allowed say so.
 ulimit -n "$(ulimit -Hn)"
 # Built before PostgreSQL runs: nothing competes with what is measured.
-cargo bench --locked --bench macro --no-run
-scripts/with-services.sh cargo bench --locked --bench macro -- "$@"
+profile="${BENCH_PROFILE:-bench}"
+cargo bench --locked --profile "$profile" --bench macro --no-run
+scripts/with-services.sh cargo bench --locked --profile "$profile" --bench macro -- "$@"

@@ -3,10 +3,12 @@
 #   perf       samples of a row's server process (BENCH_ONLY, by default callers-32) by perf; the default where perf works
 #   callgrind  instructions of the micro benchmarks whose names hold PROFILE_BENCH (by default all), by valgrind
 #   heap       memory of the server process, by valgrind's dhat, while `check` uses it
+# BENCH_PROFILE: cargo's of what is built for the first two, `bench` by default.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=target/profile
 mkdir -p "$out"
+profile="${BENCH_PROFILE:-bench}"
 
 kind="${PROFILE_OF:-}"
 if [ -z "$kind" ]; then
@@ -15,16 +17,16 @@ fi
 need() { command -v "$1" >/dev/null || { echo "$1 is not here; install it (apt-get install $2)" >&2; exit 1; }; }
 
 # The path of a bench program, built with symbols.
-program() { cargo bench --locked --bench "$1" --no-run --message-format=json 2>/dev/null | sed -n "s/.*\"name\":\"$1\".*\"executable\":\"\([^\"]*\)\".*/\1/p" | tail -n 1; }
+program() { cargo bench --locked --profile "$profile" --bench "$1" --no-run --message-format=json 2>/dev/null | sed -n "s/.*\"name\":\"$1\".*\"executable\":\"\([^\"]*\)\".*/\1/p" | tail -n 1; }
 
 case "$kind" in
   perf)
     need perf linux-perf
     ulimit -n "$(ulimit -Hn)"
-    cargo bench --locked --bench macro --no-run
+    cargo bench --locked --profile "$profile" --bench macro --no-run
     export BENCH_ONLY="${BENCH_ONLY:-callers-32}" BENCH_ROUNDS="${BENCH_ROUNDS:-2}"
     # A missed goal is no reason to lose the samples.
-    perf record -a -F 499 -g -o "$out/perf.data" -- scripts/with-services.sh cargo bench --locked --bench macro || true
+    perf record -a -F 499 -g -o "$out/perf.data" -- scripts/with-services.sh cargo bench --locked --profile "$profile" --bench macro || true
     # Threads of all runtimes have the same name: the program that the code is of tells them apart.
     macro=$(basename "$(program macro)")
     report() { perf report -i "$out/perf.data" --no-children -g none --percent-limit 0.3 --stdio "$@" 2>/dev/null; }

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Puts foreign tools, which only widen the checks, into .tools: grpcurl, a Python with grpcio and PyJWT, tokens by Go, jose for
 # Node.js, connect-web, buf, schemathesis, a browser with puppeteer-core, the Go and TypeScript examples, nginx, ghz, compose, hadolint, Prometheus's
-# promtool, an OpenTelemetry Collector. What is there is kept. Where one can't be had: with CI=true a failure, else a line that says what is
-# skipped. What comes over the network is tried three times; a try that failed is told, and `make test` counts it.
-# Usage: scripts/tools.sh grpcurl|python|gotokens|jose|connectweb|buf|schemathesis|browser|goexample|tsexample|nginx|ghz|compose|hadolint|promtool|otelcol|all …
+# promtool, an OpenTelemetry Collector, sqlite3; and cargo-tarpaulin, which takes minutes to build, when it is asked for by name. What is there is kept. Where one can't be
+# had: with CI=true a failure, else a line that says what is skipped. What comes over the network is tried three times; a try that failed is told,
+# and `make test` counts it.
+# Usage: scripts/tools.sh grpcurl|python|gotokens|jose|connectweb|buf|schemathesis|browser|goexample|tsexample|nginx|ghz|compose|hadolint|promtool|otelcol|sqlite3|tarpaulin|all …
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .tools/bin
@@ -23,6 +24,20 @@ fetch() {
     [ "$try" = 3 ] || sleep $((try * 2))
   done
   return 1
+}
+
+# installed PACKAGE…: from the system's packages, where they are apt's.
+installed() {
+  command -v apt-get >/dev/null || return 1
+  local sudo=""; [ "$(id -u)" = 0 ] || sudo="sudo -n"
+  fetch "$*" sh -c "$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq $*"
+}
+
+# downloaded FOLDER PACKAGE…: the same into a folder, without installing them. The lists of packages may be old.
+downloaded() {
+  local folder="$1" sudo=""; shift
+  [ "$(id -u)" = 0 ] || sudo="sudo -n"
+  fetch "$*" sh -c "cd '$folder' && { apt-get download -qq $* || { $sudo apt-get update -qq && apt-get download -qq $*; }; }"
 }
 
 grpcurl() {
@@ -46,7 +61,8 @@ python() {
 gotokens() {
   command -v go >/dev/null || { absent "tokens by Go" "Go"; return; }
   # Go keeps what it has built, and knows whether it is current.
-  go build -C tests/foreign/gotokens -o "$PWD/.tools/bin/gotokens" . >&2 || { rm -f .tools/bin/gotokens; absent "tokens by Go" "golang-jwt"; }
+  { fetch golang-jwt go mod download -C tests/foreign/gotokens && go build -C tests/foreign/gotokens -o "$PWD/.tools/bin/gotokens" .; } >&2 ||
+    { rm -f .tools/bin/gotokens; absent "tokens by Go" "golang-jwt"; }
 }
 
 jose() {
@@ -63,7 +79,7 @@ connectweb() {
   rm -f .tools/npm/connectweb
   command -v npm >/dev/null || { absent "gRPC-web by connect-web" "Node.js"; return; }
   # Unquoted: one word a package.
-  { npm install --silent --no-audit --no-fund --prefix .tools/npm $packages && echo "$packages" >.tools/npm/connectweb; } >&2 ||
+  { fetch connect-web npm install --silent --no-audit --no-fund --prefix .tools/npm $packages && echo "$packages" >.tools/npm/connectweb; } >&2 ||
     absent "gRPC-web by connect-web" "connect-web"
 }
 
@@ -87,10 +103,7 @@ compose() {
     printf '#!/bin/sh\nexec docker compose "$@"\n' >.tools/bin/compose && chmod +x .tools/bin/compose
     return
   fi
-  if ! command -v docker-compose >/dev/null && command -v apt-get >/dev/null; then
-    local sudo=""; [ "$(id -u)" = 0 ] || sudo="sudo -n"
-    fetch docker-compose sh -c "$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq docker-compose" || true
-  fi
+  if ! command -v docker-compose >/dev/null; then installed docker-compose || true; fi
   command -v docker-compose >/dev/null || { absent "checking docker-compose.yml" "Docker Compose"; return; }
   ln -sf "$(type -P docker-compose)" .tools/bin/compose
 }
@@ -116,12 +129,7 @@ chromium() { type -P chromium || type -P chromium-browser || type -P google-chro
 browser() {
   command -v npm >/dev/null || { absent "the chat page in a browser" "Node.js"; return; }
   local found; found=$(chromium)
-  if [ -z "$found" ] && command -v apt-get >/dev/null; then
-    echo "installing Chromium from the system's packages" >&2
-    local sudo=""; [ "$(id -u)" = 0 ] || sudo="sudo -n"
-    { $sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq chromium; } >&2 || true
-    found=$(chromium)
-  fi
+  if [ -z "$found" ]; then installed chromium || true; found=$(chromium); fi
   # What .tools/chromium names is ready to be driven.
   rm -f .tools/chromium
   [ -n "$found" ] || { absent "the chat page in a browser" "Chromium"; return; }
@@ -135,7 +143,7 @@ browser() {
 goexample() {
   command -v go >/dev/null || { absent "the example in Go" "Go"; return; }
   command -v npm >/dev/null || { absent "the example in Go" "Node.js, for buf"; return; }
-  { examples/go/generate.sh && go build -C examples/go -o "$PWD/.tools/bin/go-chat-client" .; } >&2 ||
+  { fetch "the Go example's modules" go mod download -C examples/go && examples/go/generate.sh && go build -C examples/go -o "$PWD/.tools/bin/go-chat-client" .; } >&2 ||
     { rm -f .tools/bin/go-chat-client; absent "the example in Go" "its modules"; }
 }
 
@@ -151,12 +159,14 @@ nginx() {
   local found; found=$(PATH="$PATH:/usr/sbin:/usr/local/sbin" type -P nginx || true)
   if [ -n "$found" ]; then ln -sf "$found" .tools/bin/nginx; return; fi
   if command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null; then
-    # Unpacked and not installed: an installation would start a server on this machine's port 80.
+    # Unpacked and not installed: an installation would start a server on this machine's port 80. Debian has the program in the first package,
+    # Ubuntu in the second.
     rm -rf .tools/nginx && mkdir -p .tools/nginx
-    local package deb
-    for package in nginx nginx-core; do (cd .tools/nginx && apt-get download -qq "$package" >/dev/null 2>&1) || true; done
-    for deb in .tools/nginx/*.deb; do [ -e "$deb" ] && dpkg-deb -x "$deb" .tools/nginx; done
-    if .tools/nginx/usr/sbin/nginx -v 2>/dev/null; then ln -sf ../nginx/usr/sbin/nginx .tools/bin/nginx; return; fi
+    local package
+    for package in nginx nginx-core; do
+      downloaded .tools/nginx "$package" && dpkg-deb -x .tools/nginx/"$package"_*.deb .tools/nginx || continue
+      if .tools/nginx/usr/sbin/nginx -v 2>/dev/null; then ln -sf ../nginx/usr/sbin/nginx .tools/bin/nginx; return; fi
+    done
   fi
   absent "the checks behind nginx" "nginx"
 }
@@ -168,8 +178,7 @@ promtool() {
   command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || { absent "the check of alert rules" "Prometheus"; return; }
   folder=$(mktemp -d)
   # Unpacked and not installed: installed, the package would start a server, on the port that this service's metrics have.
-  { (cd "$folder" && { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; } &&
-    dpkg-deb -x prometheus_*.deb unpacked) && cp "$folder/unpacked/usr/bin/promtool" .tools/bin/promtool; } >&2 ||
+  { downloaded "$folder" prometheus && dpkg-deb -x "$folder"/prometheus_*.deb "$folder/unpacked" && cp "$folder/unpacked/usr/bin/promtool" .tools/bin/promtool; } >&2 ||
     absent "the check of alert rules" "Prometheus" || { rm -rf "$folder"; return 1; }
   rm -rf "$folder"
 }
@@ -180,10 +189,29 @@ otelcol() {
     { rm -f .tools/bin/otelcol; absent "traces through an OpenTelemetry Collector" "its modules"; }
 }
 
+sqlite3() {
+  [ -x .tools/bin/sqlite3 ] && return
+  local found; found=$(type -P sqlite3 || true)
+  if [ -z "$found" ]; then installed sqlite3 || true; found=$(type -P sqlite3 || true); fi
+  [ -n "$found" ] || { absent "the backup of SQLite by sqlite3" "sqlite3"; return; }
+  ln -sf "$found" .tools/bin/sqlite3
+}
+
+# Nothing else measures coverage: without it there is nothing to skip.
+tarpaulin() {
+  [ -x .tools/bin/cargo-tarpaulin ] && return
+  local found; found=$(type -P cargo-tarpaulin || true)
+  if [ -n "$found" ]; then ln -sf "$found" .tools/bin/cargo-tarpaulin; return; fi
+  echo "building cargo-tarpaulin into .tools: about 3 minutes, once" >&2
+  # Cargo itself asks a registry that doesn't answer again.
+  env -u CARGO_TARGET_DIR cargo install --locked --quiet --root .tools cargo-tarpaulin@0.37.5 >&2 ||
+    { echo "cargo-tarpaulin could not be built; cargo install --locked cargo-tarpaulin tells why" >&2; exit 1; }
+}
+
 for tool in "$@"; do
   case "$tool" in
-    grpcurl | python | gotokens | jose | connectweb | buf | schemathesis | browser | goexample | tsexample | nginx | ghz | compose | hadolint | promtool | otelcol) "$tool" ;;
-    all) grpcurl; python; gotokens; jose; connectweb; buf; schemathesis; browser; goexample; tsexample; nginx; ghz; compose; hadolint; promtool; otelcol ;;
-    *) echo "tools.sh: there is no tool '$tool'; grpcurl, python, gotokens, jose, connectweb, buf, schemathesis, browser, goexample, tsexample, nginx, ghz, compose, hadolint, promtool, otelcol or all" >&2; exit 2 ;;
+    grpcurl | python | gotokens | jose | connectweb | buf | schemathesis | browser | goexample | tsexample | nginx | ghz | compose | hadolint | promtool | otelcol | sqlite3 | tarpaulin) "$tool" ;;
+    all) grpcurl; python; gotokens; jose; connectweb; buf; schemathesis; browser; goexample; tsexample; nginx; ghz; compose; hadolint; promtool; otelcol; sqlite3 ;;
+    *) echo "tools.sh: there is no tool '$tool'; grpcurl, python, gotokens, jose, connectweb, buf, schemathesis, browser, goexample, tsexample, nginx, ghz, compose, hadolint, promtool, otelcol, sqlite3, tarpaulin or all" >&2; exit 2 ;;
   esac
 done

@@ -60,28 +60,6 @@ fn rooms_use_only_what_the_table_allows() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Every variable of the code stands in local.env.example, and no other.
-#[test]
-fn local_env_example_lists_the_codes_variables() {
-    let mut code = Vec::new();
-    sources(Path::new("src/config"), &mut code);
-    let names = |text: &str, before: &str, end: char| -> Vec<String> {
-        text.split(before).skip(1).filter_map(|rest| rest.split(end).next()).map(str::to_owned).collect()
-    };
-    let mut expected: Vec<String> = code.iter().flat_map(|(_, text)| names(text, "env = \"", '"')).collect();
-    let mut listed: Vec<String> = fs::read_to_string("local.env.example")
-        .unwrap()
-        .lines()
-        .map(|line| line.trim_start_matches('#'))
-        .filter_map(|line| line.split_once('=').map(|(name, _)| name.to_owned()))
-        .filter(|name| !name.is_empty() && name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'))
-        .collect();
-    expected.sort();
-    expected.dedup();
-    listed.sort();
-    assert_eq!(listed, expected);
-}
-
 /// Every reason that a client may be told has its row.
 #[test]
 fn docs_clients_lists_every_reason() {

@@ -1,8 +1,17 @@
 //! The Makefile's targets, as far as they run without containers and without building: each has its help and a recipe that make accepts,
-//! and those that are quick are run.
+//! and those that are quick are run. scripts/walk.sh, a step of CI, runs the others.
 
-use std::path::Path;
-use std::process::{Command, Output};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// How long `make run` may take until it serves, and until it has stopped.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the README and the documents tell people to run.
 const PROMISED: [&str; 20] = [
@@ -84,6 +93,100 @@ fn gen_cert_makes_certificates_where_it_is_told() {
     // `build` counts as done: this test's binary is it.
     said(&make(&["-o", "build", "gen-cert", &bin, &out]));
     assert!(folder.path().join("server.pem").is_file() && folder.path().join("ca.pem").is_file());
+}
+
+/// Make in a folder of its own, with this test's binary as what was built, and nothing of what this shell has set for the service.
+fn make_in(folder: &Path, arguments: &[&str]) -> Command {
+    let mut make = Command::new("make");
+    make.current_dir(folder).args(["-f", concat!(env!("CARGO_MANIFEST_DIR"), "/Makefile"), "-o", "build"]);
+    make.arg(concat!("BIN=", env!("CARGO_BIN_EXE_chat-service"))).args(arguments);
+    make.env_remove("MAKEFLAGS").env_remove("MAKELEVEL").env_remove("MFLAGS").env_remove("ADDR");
+    let ours = |name: &str| {
+        let begins = ["CHAT_", "OTEL_"].iter().any(|begin| name.starts_with(begin));
+        begins || ["DATABASE_URL", "REDIS_URL", "RUST_LOG"].contains(&name)
+    };
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(ours)) {
+        make.env_remove(name);
+    }
+    make
+}
+
+/// `make run`, as if in the foreground of a terminal.
+struct Run {
+    make: Child,
+    port: u16,
+    log: PathBuf,
+}
+
+impl Run {
+    /// Returns when it serves.
+    fn begin(folder: &Path) -> Self {
+        let log = folder.join("log");
+        let mut make = make_in(folder, &["run"]);
+        make.env("CHAT_LISTEN", "127.0.0.1:0").env("CHAT_ADMIN_LISTEN", "127.0.0.1:0").env("NO_COLOR", "1");
+        make.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log).unwrap());
+        let mut make = make.spawn().unwrap();
+        let output = BufReader::new(make.stdout.take().unwrap());
+        let mut run = Self { make, port: 0, log };
+        let (found, port) = mpsc::channel();
+        // To its end: a server whose output nobody takes would wait.
+        std::thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                if let Some(rest) = line.strip_prefix("Serving on 127.0.0.1:") {
+                    drop(found.send(rest.chars().take_while(char::is_ascii_digit).collect::<String>()));
+                }
+            }
+        });
+        let port = port.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("make run did not serve: {}", run.said()));
+        run.port = port.parse().unwrap();
+        run
+    }
+
+    /// To everyone in its foreground.
+    fn signal(&self, signal: &str) {
+        let mut kill = Command::new("kill");
+        drop(kill.arg(format!("-{signal}")).arg("--").arg(format!("-{}", self.make.id())).stderr(Stdio::null()).status());
+    }
+
+    fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+}
+
+impl Drop for Run {
+    /// Leaves nothing behind, whatever failed.
+    fn drop(&mut self) {
+        self.signal("KILL");
+        drop(self.make.wait());
+    }
+}
+
+#[test]
+fn run_serves_check_proves_it_and_ctrl_c_stops_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = Run::begin(folder.path());
+    for made in ["certs/ca.pem", "certs/dev.secret", "data/chat.db"] {
+        assert!(folder.path().join(made).is_file(), "{made}");
+    }
+    let address = format!("ADDR=https://localhost:{}", run.port);
+    let verdict = said(&make_in(folder.path(), &["check", &address, "ARGS=--duration 2s"]).output().unwrap());
+    assert!(verdict.lines().last().is_some_and(|line| line.starts_with("check: ok acked=")), "{verdict}");
+
+    run.signal("INT");
+    run.make.wait().unwrap();
+    // Make's shell may be gone before the server is.
+    let began = Instant::now();
+    while !run.said().lines().any(|line| line.ends_with("stopped")) {
+        assert!(began.elapsed() < PATIENCE, "the server did not stop in order: {}", run.said());
+        std::thread::yield_now();
+    }
+    assert!(TcpStream::connect(("127.0.0.1", run.port)).is_err(), "the port is still served");
+}
+
+#[test]
+fn every_target_is_walked_by_ci_or_it_is_said_where_it_is_run() {
+    let listed = Command::new("scripts/walk.sh").arg("list").output().unwrap();
+    assert_eq!(said(&listed).lines().count(), declared().len());
 }
 
 #[test]

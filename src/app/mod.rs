@@ -55,6 +55,7 @@ enum Command {
 
 /// Runs the command line's command. An error is one line on stderr, naming the setting and the mend.
 pub fn main() -> ExitCode {
+    crate::observe::process::begin();
     let cli = Cli::parse();
     crate::transport::tls::install_provider();
     let done = match cli.command.unwrap_or_else(|| Command::Serve(Box::new(cli.serve))) {

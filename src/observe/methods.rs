@@ -72,4 +72,16 @@ mod tests {
         assert!(Method::of("/chat.v1.ChatService/ConnectChat").is_stream());
         assert!(!Method::of("/chat.v1.ChatService/SendMessage").is_stream());
     }
+
+    #[test]
+    fn every_call_of_the_api_is_told_apart() {
+        let pool = prost_reflect::DescriptorPool::decode(crate::pb::FILE_DESCRIPTOR_SET).unwrap();
+        let service = pool.get_service_by_name("chat.v1.ChatService").unwrap();
+        for call in service.methods() {
+            let name = format!("{}/{}", service.full_name(), call.name());
+            let method = Method::of(&format!("/{name}"));
+            assert_eq!(method.name(), name, "METHODS lacks it");
+            assert_eq!(method.is_stream(), call.is_server_streaming(), "{name}");
+        }
+    }
 }

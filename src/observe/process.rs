@@ -1,9 +1,20 @@
-//! What the system knows of this process: memory, processor time, files. On Linux, from `/proc`; elsewhere nothing is told.
+//! What the system knows of this process: memory, processor time, files. On Linux, from `/proc`; elsewhere only when it began.
+
+use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::text::Text;
 
 /// Ticks of the processor in a second, as `/proc` counts them: 100 on every Linux of today.
 const TICKS_PER_SECOND: f64 = 100.0;
+
+/// When the process began, as near as it could note it itself.
+static BEGAN: OnceLock<SystemTime> = OnceLock::new();
+
+/// Notes that the process begins. What the system knows of that is told instead, where it may be read: systemd's `ProcSubset=pid` hides it.
+pub fn begin() {
+    BEGAN.get_or_init(SystemTime::now);
+}
 
 /// Writes what is known; a system that doesn't tell is passed over.
 pub fn render(out: &mut Text) {
@@ -11,14 +22,15 @@ pub fn render(out: &mut Text) {
     if let Some(bytes) = resident_bytes(&read("status")) {
         out.gauge("process_resident_memory_bytes", "Resident memory size in bytes.", bytes);
     }
-    if let Some(stat) = Stat::parse(&read("stat")) {
+    let stat = Stat::parse(&read("stat"));
+    if let Some(stat) = &stat {
         out.begin("process_cpu_seconds_total", "counter", "Total user and system CPU time spent in seconds.");
         out.sample("process_cpu_seconds_total", &[], stat.cpu_seconds);
         out.gauge("process_threads", "Number of threads.", stat.threads);
-        if let Some(boot) = boot_seconds(&std::fs::read_to_string("/proc/stat").unwrap_or_default()) {
-            let help = "Start time of the process since unix epoch in seconds.";
-            out.gauge("process_start_time_seconds", help, boot + stat.started_seconds);
-        }
+    }
+    let boot = boot_seconds(&std::fs::read_to_string("/proc/stat").unwrap_or_default());
+    if let Some(seconds) = start_seconds(boot, stat.as_ref(), BEGAN.get()) {
+        out.gauge("process_start_time_seconds", "Start time of the process since unix epoch in seconds.", seconds);
     }
     if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
         // The look itself holds one.
@@ -40,6 +52,12 @@ fn files_max(limits: &str) -> Option<u64> {
 
 fn boot_seconds(stat: &str) -> Option<f64> {
     stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
+}
+
+/// As the system knows it, else as it was noted.
+fn start_seconds(boot: Option<f64>, stat: Option<&Stat>, noted: Option<&SystemTime>) -> Option<f64> {
+    let known = boot.zip(stat).map(|(boot, stat)| boot + stat.started_seconds);
+    known.or_else(|| Some(noted?.duration_since(UNIX_EPOCH).ok()?.as_secs_f64()))
 }
 
 struct Stat {
@@ -75,5 +93,15 @@ mod tests {
         assert_eq!(files_max("Max cpu time  unlimited\nMax open files            1024                 4096  files\n"), Some(1024));
         assert_eq!(boot_seconds("cpu 1 2\nbtime 1700000000\n"), Some(1_700_000_000.0));
         assert!(Stat::parse("").is_none() && resident_bytes("").is_none());
+    }
+
+    #[test]
+    fn when_the_process_began_is_told_where_the_systems_start_is_hidden_too() {
+        let stat = Stat { cpu_seconds: 0.0, threads: 1, started_seconds: 50.0 };
+        let noted = UNIX_EPOCH + std::time::Duration::from_secs(1151);
+        assert_eq!(start_seconds(Some(1100.0), Some(&stat), Some(&noted)), Some(1150.0));
+        assert_eq!(start_seconds(None, Some(&stat), Some(&noted)), Some(1151.0));
+        assert_eq!(start_seconds(None, None, Some(&noted)), Some(1151.0));
+        assert_eq!(start_seconds(None, Some(&stat), None), None);
     }
 }

@@ -15,6 +15,7 @@ pub mod redis_server;
 mod server;
 mod stream;
 
+use std::io::Write;
 use std::time::Duration;
 
 #[allow(unused_imports, reason = "each test binary uses a part of it")]
@@ -44,6 +45,16 @@ macro_rules! on_both_stores {
             async fn $name() { super::$name($crate::common::On::Postgres).await; })*
         }
     };
+}
+
+/// Says that a part is not tried on this machine; `make test` repeats it in its summary.
+pub fn skipped(what: &str) {
+    eprintln!("skipped: {what}");
+    if let Some(file) = std::env::var_os("SKIPPED_FILE") {
+        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(file).unwrap();
+        // Whole: others write too.
+        file.write_all(format!("{what}\n").as_bytes()).unwrap();
+    }
 }
 
 pub async fn within<F: Future>(work: F) -> F::Output {

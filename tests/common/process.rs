@@ -10,10 +10,11 @@ use tokio::task::JoinHandle;
 
 use super::{Ground, until, within};
 
-/// The binary, with nothing of this process's environment but the path.
+/// The binary, with nothing of this process's environment but the path, and where coverage goes when it is measured.
 pub fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_chat-service"));
-    command.kill_on_drop(true).env_clear().env("PATH", std::env::var("PATH").unwrap_or_default());
+    command.kill_on_drop(true).env_clear();
+    command.envs(["PATH", "LLVM_PROFILE_FILE"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     command
 }
 

@@ -1,16 +1,16 @@
 //! The stack's commands and environment, as docker-compose.yml states them, without containers: no engine is needed here, so neither
 //! images nor networks nor volumes are tried. `make lint` has Compose itself read the file.
 
-mod common;
-
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::Stdio;
 
 use chat_service::pb::chat::v1::GetChatRequest;
-use common::process::{Said, binary, ports_of};
-use common::*;
 use tokio::process::Command;
+
+use crate::common::process::{Said, binary, ports_of};
+use crate::common::*;
+use crate::settings::{self, OF_LIBRARIES};
 
 /// What the test needs of a service.
 #[derive(Default)]
@@ -102,9 +102,14 @@ impl Stack {
         let service = &self.services[name];
         let words: Vec<String> = service.keys.get("entrypoint").filter(|_| key == "command").map(|words| flow(words)).unwrap_or_default();
         let words = words.into_iter().chain(flow(&service.keys[key]));
+        self.command_of(name, words.filter(|word| word != "CMD" && !word.ends_with("/chat-service")))
+    }
+
+    /// The binary with other words in a service's place, as by `docker compose run`.
+    fn command_of(&self, name: &str, words: impl Iterator<Item = String>) -> Command {
         let mut command = binary();
-        command.args(words.filter(|word| word != "CMD" && !word.ends_with("/chat-service")).map(|word| self.here(&word)));
-        for (name, value) in &service.environment {
+        command.args(words.map(|word| self.here(&word)));
+        for (name, value) in &self.services[name].environment {
             // Redis where the tests have one, else one node.
             let value = if name == "REDIS_URL" { std::env::var("TEST_REDIS_URL").unwrap_or_default() } else { self.here(value) };
             command.env(name, value);
@@ -113,7 +118,11 @@ impl Stack {
     }
 
     async fn run(&self, name: &str, key: &str) -> String {
-        let output = within(self.command(name, key).output()).await.unwrap();
+        self.ran(name, self.command(name, key)).await
+    }
+
+    async fn ran(&self, name: &str, mut command: Command) -> String {
+        let output = within(command.output()).await.unwrap();
         assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
@@ -121,7 +130,6 @@ impl Stack {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_stacks_commands_work_in_their_order_without_containers() {
-    eprintln!("without containers: the commands and the environment of docker-compose.yml, run by the binary itself");
     let folder = tempfile::tempdir().unwrap();
     let admin = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let keys = folder.path().display().to_string();
@@ -153,6 +161,13 @@ async fn the_stacks_commands_work_in_their_order_without_containers() {
     let mut alice = with_token(channel, token.trim());
     let chat_id = new_chat(&mut alice, &[]).await;
     alice.get_chat(GetChatRequest { chat_id }).await.unwrap();
+
+    // As docs/operations.md tells to renew certificates.
+    let operations = std::fs::read_to_string("docs/operations.md").unwrap();
+    let renew = operations.lines().find_map(|line| line.strip_prefix("docker compose run --rm --no-deps certificates ")).unwrap();
+    stack.ran("certificates", stack.command_of("certificates", renew.split_whitespace().map(str::to_owned))).await;
+    until("the new certificate is taken", || said.text().contains("certificate and key were read anew")).await;
+    within(endpoint(&folder.path().join("ca.pem"), port.unwrap()).connect()).await.unwrap();
 
     let stopped = Command::new("kill").args(["-TERM", &server.id().unwrap().to_string()]).status().await.unwrap();
     assert!(stopped.success() && within(server.wait()).await.unwrap().success());
@@ -186,6 +201,11 @@ fn the_stack_is_on_loopback_pinned_and_has_no_passwords_of_its_own() {
         assert_eq!(stays, service.keys.contains_key("healthcheck.test"), "{name}: what stays has a health check");
         assert_eq!(stays, service.keys.contains_key("logging"), "{name}: what stays has a bound for its log");
     }
+    for name in ["migrate", "chat-service"] {
+        let environment: Vec<_> = services[name].environment.iter().map(|(name, value)| (name.as_str(), defaults(value))).collect();
+        let own = environment.iter().filter(|(name, _)| !OF_LIBRARIES.contains(name));
+        settings::accepted(own.map(|(name, value)| (*name, value.as_str())));
+    }
     let count = hosts.len();
     hosts.sort_unstable();
     hosts.dedup();
@@ -202,7 +222,8 @@ fn the_image_runs_as_nobody_in_particular_and_stops_cleanly() {
     assert!(runtime.contains("HEALTHCHECK") && runtime.contains("CMD [\"/usr/local/bin/chat-service\", \"health\"]"));
     let rust = std::fs::read_to_string("Cargo.toml").unwrap();
     let version = rust.lines().find_map(|line| line.strip_prefix("rust-version = ")).unwrap().trim_matches('"').to_owned();
-    assert!(dockerfile.contains(&format!("FROM rust:{version}-")), "the image is built by Rust {version}");
+    assert!(dockerfile.contains(&format!("FROM rust:{version}-trixie AS build")), "the image is built by Rust {version}");
+    assert!(runtime.starts_with("gcr.io/distroless/cc-debian13:"), "both stages are of one Debian: trixie is 13");
     let ignored = std::fs::read_to_string(".dockerignore").unwrap();
     for secret in ["certs", "data", "*.env", ".git"] {
         assert!(ignored.lines().any(|line| line == secret), "{secret} would get into a layer");
