@@ -99,5 +99,6 @@ start_redis || start_redis || start_redis || { cat "$dir/redis.log" >&2; exit 1;
 export TEST_REDIS_URL="redis://127.0.0.1:$redis_port"
 export TEST_REDIS_BIN="$redis"
 export TEST_DATABASE_URL="postgres://postgres@127.0.0.1:$port/postgres"
-export TEST_POSTGRES_BIN="$bin"
+TEST_POSTGRES_BIN=$(dirname "$(readlink -f "$bin/initdb")")
+export TEST_POSTGRES_BIN
 "$@"
