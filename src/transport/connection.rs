@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
+use futures_util::future::Either;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -22,6 +23,7 @@ use tower::ServiceExt;
 use super::frames::{FrameGuard, Protocol, Spoken};
 use super::gather::Gather;
 use super::limits::ConnectionLimits;
+use super::rarely::either;
 use super::stall::StallGuard;
 use super::stream_task::{Activity, Companion, StreamExecutor};
 use crate::interceptor::HttpService;
@@ -94,6 +96,8 @@ struct Late;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reason {
     Stop,
+    /// It never said which protocol it speaks.
+    Silent,
     Idle,
     Age,
 }
@@ -105,7 +109,8 @@ where
 {
     let cut = Cut(CancellationToken::new());
     // Boxed, as it is kept twice otherwise: as what is passed on, and as what is run.
-    if cut.0.run_until_cancelled(Box::pin(http(io, peer, service, limits, draining, &cut))).await.is_none() {
+    let mut http = Box::pin(http(io, peer, service, limits, draining, &cut));
+    if let Either::Right(()) = either(&mut http, cut.0.cancelled()).await {
         tracing::debug!("a connection is cut: its client took nothing for too long");
     }
 }
@@ -133,23 +138,29 @@ where
     }));
     let mut connection = turns.of(Box::pin(builder.serve_connection_with_upgrades(TokioIo::new(io), service)));
     let mut age = std::pin::pin!(aged(limits.age_max));
-    let reason = tokio::select! {
-        biased;
-        ended = &mut connection => {
+    let told = async {
+        tokio::select! {
+            biased;
+            () = draining.cancelled() => Reason::Stop,
+            () = silent(limits.handshake_due, &spoken) => Reason::Silent,
+            () = idle(limits.idle_due, &activity, &spoken) => Reason::Idle,
+            () = age.as_mut() => Reason::Age,
+        }
+    };
+    let reason = match either(&mut connection, told).await {
+        Either::Left(ended) => {
             ended_by_itself(ended);
             let Some(successor) = successor.take() else { return };
             // Where the upgrade has failed, this tells the successor.
             drop(connection);
             return upgraded(successor, age, limits, &leaving, draining).await;
         }
-        () = draining.cancelled() => Reason::Stop,
-        () = silent(limits.handshake_due, &spoken) => {
+        Either::Right(Reason::Silent) => {
             metrics::connection_refused(Turned::Silent);
             tracing::debug!("a connection said nothing");
             return;
         }
-        () = idle(limits.idle_due, &activity, &spoken) => Reason::Idle,
-        () = age.as_mut() => Reason::Age,
+        Either::Right(reason) => reason,
     };
     leaving.cancel();
     connection.driven().graceful_shutdown();

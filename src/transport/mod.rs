@@ -16,6 +16,7 @@ mod handlers;
 pub mod limits;
 pub mod listener;
 mod open;
+mod rarely;
 mod routes;
 pub mod session;
 mod stall;

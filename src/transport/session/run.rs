@@ -1,5 +1,8 @@
 //! The loop of a connected stream.
 
+mod acts;
+mod reads;
+
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -15,36 +18,30 @@ use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Code, Status};
-use tracing::Instrument;
 
-use super::outbox::Outbox;
+use self::acts::rejected;
+use self::reads::{PageRead, Read, Unread};
+use super::outbox::{Level, Outbox};
 use super::state::{Cursor, Verdict};
-use crate::broker::{Delivery, Eviction, Mailbox, SharedRead, Subscription};
+use crate::broker::{Delivery, Eviction, Mailbox, Subscription};
 use crate::converter::status::{self, Refused};
-use crate::converter::{chat, frames, validate};
-use crate::interceptor::auth;
-use crate::interceptor::token::{Check, Verifier};
-use crate::model::{ChatId, Clock, Identity, Page, Timestamp, limits};
+use crate::converter::{chat, frames};
+use crate::interceptor::token::Verifier;
+use crate::model::{ChatId, Clock, Identity, Timestamp, limits};
 use crate::observe::kinds::Held;
 use crate::observe::metrics::{self, Heal, Limit};
-use crate::observe::trace::{Origin, root_span};
+use crate::observe::trace::Origin;
 use crate::pb::chat::v1 as pb;
-use crate::pb::chat::v1::connect_chat_request::Frame;
 use crate::pb::chat::v1::connect_chat_response::Event;
-use crate::ratelimiter::{self, RateLimiter, RetryAfter};
+use crate::ratelimiter::RateLimiter;
 use crate::service::append::Settled;
-use crate::service::{ChatService, Error, Joined, SendMessage};
+use crate::service::{ChatService, Error, Joined};
+use crate::transport::rarely::Rarely;
 
 /// When a stream's first valid frame is due.
 const FIRST_FRAME_DUE: Duration = Duration::from_secs(10);
 /// How long a stream that has ended waits for its client to read on before it is reset.
 const LINGER: Duration = Duration::from_secs(5);
-/// Tries of a read that a stream can't go on without, with growing pauses between them: about 20 s in all.
-const READ_TRIES: u32 = 12;
-const READ_PAUSE: Duration = Duration::from_millis(50);
-const READ_PAUSE_MAX: Duration = Duration::from_secs(3);
-/// What a new token of a stream is checked for: the method that the first one was.
-const ENDPOINT: &str = "/chat.v1.ChatService/ConnectChat";
 /// Clients that are told to go come back after a random time up to this.
 const RECONNECT_SPREAD: Duration = Duration::from_millis(500);
 
@@ -75,22 +72,6 @@ enum Done {
     Refreshed(Result<Identity, Refused>),
     /// Where the joined chats stand, after the client has closed its side.
     Positions(Vec<(ChatId, Result<i64, Unread>)>),
-}
-
-/// Why a joined chat could not be read.
-enum Unread {
-    /// It isn't the stream's any more.
-    Lost(Eviction),
-    Failed(Error),
-}
-
-/// Of the subscription with this key.
-type PageRead = (u64, Result<Option<Read>, Unread>);
-
-/// What was read of a chat, and where that stood.
-struct Read {
-    deliveries: Vec<Arc<Delivery>>,
-    last_sequence: i64,
 }
 
 struct JoinedChat {
@@ -148,8 +129,13 @@ pub struct Session<S> {
     expiry: Pin<Box<Sleep>>,
     /// Until the first valid frame.
     first_frame_due: Option<Pin<Box<Sleep>>>,
-    /// Looks after what waits: no earlier than it may be overdue, so it is seldom set.
+    /// Looks after what waits, no earlier than it may be overdue.
     stall: Pin<Box<Sleep>>,
+    stall_is_set: bool,
+    /// Of all that is waited for but deliveries.
+    rarely: Rarely,
+    /// None of it was ready when it was looked at last.
+    all_wait: bool,
     state: Inbound,
     follow: bool,
     draining: bool,
@@ -184,6 +170,9 @@ where
             expiry,
             first_frame_due: Some(Box::pin(sleep(FIRST_FRAME_DUE))),
             stall: Box::pin(sleep(Duration::ZERO)),
+            stall_is_set: false,
+            rarely: Rarely::new(),
+            all_wait: false,
             state: Inbound::Open,
             follow: false,
             draining: false,
@@ -235,8 +224,26 @@ where
     /// its place among those to be woken from one call to the next.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Input> {
         let level = self.outbox.level();
-        let room = level.has_room;
-        let window = self.unsettled + level.settled < limits::UNSETTLED_SENDS_PER_STREAM;
+        let full = !level.has_room || self.unsettled + level.settled >= limits::UNSETTLED_SENDS_PER_STREAM;
+        let is_due = self.rarely.is_due(cx);
+        if is_due || !self.all_wait || full || self.was_full {
+            self.all_wait = false;
+            let waker = self.rarely.waker();
+            if let Poll::Ready(input) = self.poll_rare(level, full, &mut Context::from_waker(&waker)) {
+                return Poll::Ready(input);
+            }
+            self.all_wait = true;
+        }
+        if !level.has_room {
+            return Poll::Pending;
+        }
+        let deliveries = self.poll_deliveries(cx);
+        self.all_wait &= deliveries.is_pending();
+        deliveries
+    }
+
+    /// All but deliveries. Whoever is busy delivering does without it until something of it is woken.
+    fn poll_rare(&mut self, level: Level, full: bool, cx: &mut Context<'_>) -> Poll<Input> {
         if !self.draining && self.leaving.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Input::Draining);
         }
@@ -246,13 +253,17 @@ where
         if poll_optional(&mut self.first_frame_due, cx).is_ready() {
             return Poll::Ready(Input::FirstFrameLate);
         }
-        if level.waiting_since.is_some() && self.options.send_due.is_some() && self.stall.as_mut().poll(cx).is_ready() {
+        if let Some(due) = self.options.send_due.filter(|_| level.waiting_since.is_some() && !self.stall_is_set) {
+            self.stall.as_mut().reset(Instant::now() + due);
+            self.stall_is_set = true;
+        }
+        if self.stall_is_set && self.stall.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Input::SendStalled);
         }
         if let Poll::Ready(evictions) = self.mailbox.poll_take(cx) {
             return Poll::Ready(Input::Evicted(evictions));
         }
-        if room
+        if level.has_room
             && let Some((_, settled)) = &mut self.settled
             && let Poll::Ready(Some(settled)) = settled.poll_recv(cx)
         {
@@ -265,23 +276,21 @@ where
         if let Poll::Ready((key, page)) = poll_optional(&mut self.page, cx) {
             return Poll::Ready(Input::Page(key, page));
         }
-        let full = !room || !window;
         // Also where there is room by now: what was put off for want of it is to be begun.
         if (std::mem::replace(&mut self.was_full, full) || full) && self.outbox.poll_taken(cx).is_ready() {
             return Poll::Ready(Input::Taken);
         }
-        if room
-            && window
+        if !full
             && self.state == Inbound::Open
             && self.task.is_none()
             && let Poll::Ready(frame) = self.inbound.poll_next_unpin(cx)
         {
             return Poll::Ready(Input::Frame(frame));
         }
-        if room { self.poll_deliveries(cx) } else { Poll::Pending }
+        Poll::Pending
     }
 
-    /// Delivers what there is. All else was looked at in this turn, and isn't again for each message.
+    /// Delivers what there is.
     fn poll_deliveries(&mut self, cx: &mut Context<'_>) -> Poll<Input> {
         let mut delivered = false;
         while let Poll::Ready((at, item)) = poll_chats(&mut self.chats, self.turn, cx) {
@@ -291,13 +300,12 @@ where
                 return Poll::Ready(Input::Delivered);
             }
         }
-        // It wasn't looked at where nothing waited before.
-        if delivered && self.options.send_due.is_some() && self.stall.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Input::SendStalled);
-        }
-        Poll::Pending
+        // Something waits now that somebody must look after.
+        if delivered && self.options.send_due.is_some() && !self.stall_is_set { Poll::Ready(Input::Delivered) } else { Poll::Pending }
     }
+}
 
+impl<S> Session<S> {
     fn handle(&mut self, input: Input) -> Result<(), Status> {
         match input {
             Input::Draining => {
@@ -357,34 +365,6 @@ where
         None
     }
 
-    fn frame(&mut self, request: pb::ConnectChatRequest) {
-        let violations = validate::violations(&request);
-        let valid = violations.is_empty() && request.frame.is_some();
-        // Counted whether or not it is valid.
-        let refusal = self.over_limit(&request).or_else(|| (!violations.is_empty()).then(|| status::invalid(&violations)));
-        match request.frame {
-            None => self.reject(pb::FrameKind::Unspecified, String::new(), String::new(), &status::refused(Refused::UnknownFrame)),
-            Some(Frame::Join(join)) => self.join(join, refusal),
-            Some(Frame::Leave(leave)) => self.leave(leave, refusal),
-            Some(Frame::Send(send)) => self.send(send, refusal),
-            Some(Frame::RefreshToken(refresh)) => self.refresh(&refresh, refusal),
-        }
-        if valid {
-            self.first_frame_due = None;
-        }
-    }
-
-    /// Sends count like the call SendMessage, all other frames like other calls.
-    fn over_limit(&self, request: &pb::ConnectChatRequest) -> Option<Status> {
-        let user = &self.identity.user_id;
-        let check = match request.frame {
-            Some(Frame::Send(_)) => ratelimiter::Check::Send(user),
-            Some(Frame::Join(_) | Frame::Leave(_) | Frame::RefreshToken(_)) | None => ratelimiter::Check::Call(user),
-        };
-        let RetryAfter(wait) = self.options.limiter.check(check).err()?;
-        Some(status::refused(Refused::RateLimited(wait)))
-    }
-
     /// Whether something waits for the client, and it took nothing for too long.
     fn stalled(&self) -> bool {
         let (waiting_since, due) = (self.outbox.level().waiting_since, self.options.send_due);
@@ -395,90 +375,12 @@ where
         if self.stalled() {
             return Err(status::refused(Refused::SendStalled));
         }
-        if let Some((since, due)) = self.outbox.level().waiting_since.zip(self.options.send_due) {
+        let waits = self.outbox.level().waiting_since.zip(self.options.send_due);
+        self.stall_is_set = waits.is_some();
+        if let Some((since, due)) = waits {
             self.stall.as_mut().reset(since + due);
         }
         Ok(())
-    }
-
-    fn join(&mut self, join: pb::JoinFrame, refusal: Option<Status>) {
-        let chat_id = match self.chat_of(&join.chat_id, refusal) {
-            Ok(chat_id) if self.find(chat_id).is_some() => Err(status::refused(Refused::StreamJoined)),
-            Ok(_) if self.chats.len() >= limits::CHATS_PER_STREAM => {
-                metrics::limit_hit(Limit::ChatsPerStream);
-                Err(status::refused(Refused::TooManyChats))
-            }
-            found => found,
-        };
-        match chat_id {
-            Ok(chat_id) => {
-                let (service, identity, mailbox) = (Arc::clone(&self.options.service), self.identity.clone(), Arc::clone(&self.mailbox));
-                let (after, follow) = (join.after_sequence, join.follow);
-                let span = root_span!(self.origin.as_ref(), "stream.join", chat.id = %chat_id);
-                let work = async move {
-                    let result = service.join(&identity, chat_id, after, mailbox).await;
-                    Done::Joined { chat_id, follow, result }
-                };
-                self.task = Some(Box::pin(work.instrument(span)));
-            }
-            Err(refusal) => self.reject(pb::FrameKind::Join, join.chat_id, String::new(), &refusal),
-        }
-    }
-
-    fn leave(&mut self, leave: pb::LeaveFrame, refusal: Option<Status>) {
-        let at =
-            self.chat_of(&leave.chat_id, refusal).and_then(|id| self.find(id).ok_or_else(|| status::refused(Refused::StreamNotJoined)));
-        match at {
-            Ok(at) => self.remove(at, pb::LeftReason::Asked),
-            Err(refusal) => self.reject(pb::FrameKind::Leave, leave.chat_id, String::new(), &refusal),
-        }
-    }
-
-    fn send(&mut self, send: pb::SendFrame, refusal: Option<Status>) {
-        let refusal = refusal.or_else(|| self.draining.then(|| status::of_error(&Error::GoingAway)));
-        match self.chat_of(&send.chat_id, refusal) {
-            Ok(chat_id) => {
-                self.unsettled += 1;
-                let message = SendMessage { chat_id, client_message_id: send.client_message_id, text: send.text };
-                // It ends when the message is settled.
-                let span = root_span!(self.origin.as_ref(), "stream.send", chat.id = %chat_id);
-                let (settled, _) = self.settled.get_or_insert_with(mpsc::unbounded_channel);
-                span.in_scope(|| self.options.service.submit_message(&self.identity, message, settled.clone()));
-            }
-            Err(refusal) => self.reject(pb::FrameKind::Send, send.chat_id, send.client_message_id, &refusal),
-        }
-    }
-
-    fn refresh(&mut self, refresh: &pb::RefreshTokenFrame, refusal: Option<Status>) {
-        if let Some(refusal) = refusal {
-            return self.reject(pb::FrameKind::RefreshToken, String::new(), String::new(), &refusal);
-        }
-        match self.options.verifier.check(&refresh.token, ENDPOINT) {
-            Check::Done(checked) => self.refreshed(checked),
-            Check::Wait(check) => {
-                let span = root_span!(self.origin.as_ref(), "stream.refresh_token");
-                self.task = Some(Box::pin(async move { Done::Refreshed(check.await) }.instrument(span)));
-            }
-        }
-    }
-
-    /// Another role of the same kind counts from here on: for sends at once, and what is joined may be read with either. One of
-    /// the other kind would leave chats joined by a right that is gone, or withhold what members lose: that takes a new stream.
-    fn refreshed(&mut self, checked: Result<Identity, Refused>) {
-        let same = |new: &Identity| new.user_id == self.identity.user_id && new.role.is_trusted() == self.identity.role.is_trusted();
-        let refused = match checked {
-            Ok(identity) if same(&identity) => {
-                self.expiry.as_mut().reset(deadline(self.options.clock.as_ref(), identity.expires_at));
-                self.outbox.event(frames::token_refreshed(identity.expires_at));
-                self.identity = identity;
-                auth::count(None);
-                return;
-            }
-            Ok(_) => Refused::TokenOfAnother,
-            Err(refused) => refused,
-        };
-        auth::count(Some(refused));
-        self.reject(pb::FrameKind::RefreshToken, String::new(), String::new(), &status::refused(refused));
     }
 
     /// What is rejected has no place in the chat's order. Of a send whose outcome isn't known that can't be said: it ends the stream.
@@ -529,64 +431,6 @@ where
         Ok(())
     }
 
-    fn page(&mut self, key: u64, page: Result<Option<Read>, Unread>) -> Result<(), Status> {
-        // The chat may have been left, and even joined again, while the page was read.
-        let Some(at) = self.chats.iter().position(|chat| chat.subscription.key() == key) else { return Ok(()) };
-        let chat_id = self.chats[at].id;
-        let read = match page {
-            Ok(Some(read)) => read,
-            // Another stream has read it.
-            Ok(None) => return Ok(()),
-            Err(Unread::Lost(eviction)) => {
-                self.remove(at, left_reason(eviction));
-                return Ok(());
-            }
-            Err(Unread::Failed(error)) => return Err(status::of_error(&error)),
-        };
-        let cursor = &mut self.chats[at].cursor;
-        if !cursor.is_behind() {
-            return Ok(());
-        }
-        metrics::CATCH_UP_PAGES.one();
-        for delivery in &read.deliveries {
-            match cursor.read(delivery.message.sequence) {
-                Some(Verdict::Deliver) => {
-                    metrics::DELIVERIES_CAUGHT_UP.add(1);
-                    self.outbox.frame(delivery.encoded(frames::message_frame));
-                }
-                Some(Verdict::Drop) => {}
-                None => return Err(unhealable(chat_id, delivery.message.sequence)),
-            }
-        }
-        if read.deliveries.is_empty() && cursor.delivered() < read.last_sequence {
-            return Err(unhealable(chat_id, read.last_sequence));
-        }
-        cursor.page_done(read.last_sequence);
-        Ok(())
-    }
-
-    /// Delivers to a chat that is behind what the process has kept of it, as far as there is room. Returns whether it had what comes next.
-    fn take_recent(&mut self, at: usize) -> bool {
-        let chat = &mut self.chats[at];
-        let Some(recent) = chat.subscription.recent(chat.cursor.delivered()) else { return false };
-        for delivery in &recent {
-            if !self.outbox.level().has_room {
-                return true;
-            }
-            if chat.cursor.read(delivery.message.sequence) == Some(Verdict::Deliver) {
-                metrics::DELIVERIES_RECENT.add(1);
-                self.outbox.frame(delivery.encoded(frames::message_frame));
-                if let Some(origin) = &delivery.origin {
-                    origin.delivered(delivery.message.sequence);
-                }
-            }
-        }
-        if let Some(last) = recent.last() {
-            chat.cursor.caught_up(last.message.sequence);
-        }
-        true
-    }
-
     fn deliver(&mut self, at: usize, item: Result<Arc<Delivery>, BroadcastStreamRecvError>) {
         self.turn = at + 1;
         let cursor = &mut self.chats[at].cursor;
@@ -626,90 +470,14 @@ where
         self.outbox.event(frames::left(chat.id, reason));
     }
 
-    fn reject(&self, frame: pb::FrameKind, chat_id: String, client_message_id: String, status: &Status) {
-        self.outbox.event(rejected(frame, chat_id, client_message_id, status));
-    }
-
-    fn chat_of(&self, chat_id: &str, refusal: Option<Status>) -> Result<ChatId, Status> {
-        match refusal {
-            Some(refusal) => Err(refusal),
-            None => ChatId::parse(chat_id).ok_or_else(|| status::of_error(&Error::ChatNotFound)),
-        }
-    }
-
     fn find(&self, chat_id: ChatId) -> Option<usize> {
         self.chats.iter().position(|chat| chat.id == chat_id)
-    }
-
-    fn read_page(&self, chat: &JoinedChat) -> Task<PageRead> {
-        let (chat_id, key, delivered) = (chat.id, chat.subscription.key(), chat.cursor.delivered());
-        let (service, identity) = (Arc::clone(&self.options.service), self.identity.clone());
-        let span = root_span!(self.origin.as_ref(), "stream.catch_up", chat.id = %chat_id, chat.after_sequence = delivered);
-        let share = chat.subscription.share_read(delivered);
-        let read = async move {
-            let read = persist(|| read_once(share(), &service, &identity, chat_id, delivered)).await;
-            (key, or_why(read, &service, chat_id).await)
-        };
-        Box::pin(read.instrument(span))
-    }
-
-    fn read_positions(&self) -> Task<Done> {
-        let (service, identity) = (Arc::clone(&self.options.service), self.identity.clone());
-        let ids: Vec<ChatId> = self.chats.iter().map(|chat| chat.id).collect();
-        Box::pin(async move {
-            let mut positions = Vec::with_capacity(ids.len());
-            for id in ids {
-                let position = persist(|| service.last_sequence(&identity, id)).await;
-                positions.push((id, or_why(position, &service, id).await));
-            }
-            Done::Positions(positions)
-        })
-    }
-}
-
-/// Reads a page, unless another stream has just read it.
-async fn read_once(
-    mut share: SharedRead,
-    service: &ChatService,
-    identity: &Identity,
-    chat_id: ChatId,
-    delivered: i64,
-) -> Result<Option<Read>, Error> {
-    if share.was_done_by_another().await {
-        return Ok(None);
-    }
-    let Page { messages, last_sequence, .. } = service.catch_up(identity, chat_id, delivered).await?;
-    let deliveries: Vec<_> = messages.into_iter().map(Delivery::new).collect();
-    share.keep(&deliveries);
-    Ok(Some(Read { deliveries, last_sequence }))
-}
-
-/// A chat that this caller had and doesn't find any more: was it deleted, or the caller removed?
-async fn or_why<T>(read: Result<T, Error>, service: &ChatService, chat_id: ChatId) -> Result<T, Unread> {
-    match read {
-        Ok(found) => Ok(found),
-        Err(Error::ChatNotFound) => Err(Unread::Lost(service.why_lost(chat_id).await)),
-        Err(error) => Err(Unread::Failed(error)),
     }
 }
 
 /// As long as the client reads it gets the rest.
 async fn linger(outbox: &Outbox) {
     while timeout(LINGER, poll_fn(|cx| outbox.poll_taken(cx))).await.is_ok() {}
-}
-
-/// Repeats a read while the store is away: what the stream has can't be told otherwise.
-async fn persist<T, F: Future<Output = Result<T, Error>>>(read: impl Fn() -> F) -> Result<T, Error> {
-    let mut pause = READ_PAUSE;
-    for _ in 1..READ_TRIES {
-        match read().await {
-            Err(Error::Unavailable) => {}
-            done => return done,
-        }
-        sleep(pause).await;
-        pause = (pause * 2).min(READ_PAUSE_MAX);
-    }
-    read().await
 }
 
 fn poll_optional<F: Future + Unpin>(work: &mut Option<F>, cx: &mut Context<'_>) -> Poll<F::Output> {
@@ -735,10 +503,6 @@ fn poll_chats(
     Poll::Pending
 }
 
-fn rejected(frame: pb::FrameKind, chat_id: String, client_message_id: String, refusal: &Status) -> Event {
-    Event::Rejected(pb::RejectedEvent { frame: frame.into(), chat_id, client_message_id, status: Some(status::to_message(refusal)) })
-}
-
 fn deadline(clock: &dyn Clock, at: Timestamp) -> Instant {
     // Timers reach two years; a token that lives longer outlives any connection. The clock is read first: never too early.
     let left = at.saturating_since(clock.now()).min(Duration::from_secs(365 * 24 * 3600));
@@ -760,9 +524,4 @@ fn broken(error: Status) -> Status {
         Code::OutOfRange => status::refused(Refused::RequestTooLarge),
         _ => error,
     }
-}
-
-fn unhealable(chat_id: ChatId, sequence: i64) -> Status {
-    tracing::error!(%chat_id, sequence, "the store lacks messages before this one");
-    status::refused(Refused::Unhealable)
 }
