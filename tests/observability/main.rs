@@ -6,6 +6,7 @@ mod common;
 mod logs;
 mod metrics;
 mod otelcol;
+mod recent;
 mod traces;
 
 use common::process::Process;
