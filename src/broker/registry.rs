@@ -15,6 +15,8 @@ use crate::model::{ChatId, ChatPosition, UserId};
 const SHARDS: usize = 16;
 /// Chats with holes that wait to be looked after. A hole beyond it is left to the sweep.
 const HOLES_MAX: usize = 1_024;
+/// Messages that a stream a little behind takes at once.
+const RECENT_AT_ONCE: usize = 64;
 
 /// Lock order: shard, then chat.
 pub struct Registry {
@@ -283,10 +285,16 @@ impl Subscription {
         self.key
     }
 
-    /// The chat's messages behind `sequence`, ascending and up to the last that went through, if they are all still here.
-    pub fn recent(&self, sequence: i64) -> Option<Vec<Arc<Delivery>>> {
-        let recent: Vec<_> = self.channel.state().recent.after(sequence)?.cloned().collect();
-        (!recent.is_empty()).then_some(recent)
+    /// The chat's messages behind `sequence`, ascending, and the last sequence that went through, if all up to that are still here; of many
+    /// the first ones.
+    pub fn recent(&self, sequence: i64) -> Option<(Vec<Arc<Delivery>>, i64)> {
+        let state = self.channel.state();
+        let head = state.head?;
+        if sequence >= head {
+            return Some((Vec::new(), head));
+        }
+        // Whoever publishes waits for this lock.
+        Some((state.recent.after(sequence)?.take(RECENT_AT_ONCE).cloned().collect(), head))
     }
 
     /// For each try of a stream to read what is behind `sequence` from the repository.

@@ -2,10 +2,16 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use super::Delivery;
 use super::channel::Channel;
 use super::recent::MESSAGES_MAX;
+
+/// How long another stream's read is waited for.
+const ANOTHER_DUE: Duration = Duration::from_millis(500);
 
 /// One stream's read of what its chat's [`super::recent`] messages don't hold. When it goes, those who waited for it go on.
 pub struct SharedRead {
@@ -28,9 +34,9 @@ impl SharedRead {
         read.as_mut().enable();
         {
             let mut state = channel.state();
-            // Streams far behind seldom lack the same.
-            let is_near = state.head.is_some_and(|head| head - self.after <= MESSAGES_MAX as i64);
-            if !is_near {
+            // Streams far behind seldom lack the same, and what hasn't gone through yet isn't kept.
+            let lacks = state.head.map_or(0, |head| head - self.after);
+            if lacks <= 0 || lacks > MESSAGES_MAX as i64 {
                 return false;
             }
             if !std::mem::replace(&mut state.reading, true) {
@@ -38,14 +44,13 @@ impl SharedRead {
                 return false;
             }
         }
-        read.await;
-        channel.state().recent.after(self.after).is_some()
+        timeout(ANOTHER_DUE, read).await.is_ok() && channel.state().recent.after(self.after).is_some()
     }
 
     /// Keeps what was read, ascending, for the others.
     pub fn keep(&self, messages: &[Arc<Delivery>]) {
         let mut state = self.channel.state();
-        if let Some(head) = state.head {
+        if let Some(head) = state.head.filter(|_| state.streams.len() > 1) {
             state.recent.keep(messages, head);
         }
     }
@@ -66,12 +71,19 @@ mod tests {
 
     use futures_util::poll;
 
+    use super::super::channel::Stream;
     use super::*;
-    use crate::model::{ChatId, Message};
+    use crate::model::{ChatId, Message, UserId};
 
     fn stands_at(head: i64) -> Arc<Channel> {
         let channel = Channel::new();
-        channel.state().head = Some(head);
+        let mut state = channel.state();
+        state.head = Some(head);
+        for key in 0..3 {
+            let mailbox = Arc::default();
+            state.streams.insert(key, Stream { user_id: UserId::new("alice"), trusted: false, mailbox, member_at: None, removed_at: None });
+        }
+        drop(state);
         channel
     }
 
@@ -103,6 +115,23 @@ mod tests {
         assert_eq!(poll!(&mut waits), Poll::Pending);
         drop(first);
         assert!(!waits.await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_that_takes_long_is_not_waited_for() {
+        let channel = stands_at(9);
+        let share = || SharedRead::new(Arc::clone(&channel), 4);
+        let (mut first, mut second) = (share(), share());
+        assert!(!first.was_done_by_another().await);
+        assert!(!second.was_done_by_another().await);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_lacks_nothing_that_went_through_waits_for_nobody() {
+        let channel = stands_at(9);
+        let (mut first, mut second) = (SharedRead::new(Arc::clone(&channel), 4), SharedRead::new(Arc::clone(&channel), 9));
+        assert!(!first.was_done_by_another().await);
+        assert_eq!(poll!(Box::pin(second.was_done_by_another())), Poll::Ready(false));
     }
 
     #[tokio::test]

@@ -1,8 +1,9 @@
 //! The sweep compares what this process's streams have seen with what is committed: so even a last message whose publish was lost
 //! arrives, and a removal whose announcement was lost takes effect.
 //!
-//! It is two loops. One looks where all chats stand and ends the access of whoever has lost it: that is due within the interval, whatever
-//! else there is to do. The other reads what chats lack, which takes as long as it takes.
+//! It is loops. One looks where all chats stand and ends the access of whoever has lost it: that is due within the interval, whatever
+//! else there is to do. Another reads what chats lack, which takes as long as it takes. A
+//! third lets go what was kept of chats for streams a little behind.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +21,8 @@ use crate::model::{ChatId, ChatPosition, UserId};
 use crate::observe::metrics::{self, Heal};
 use crate::repository::{ChatRepository, MessageRepository, Result, StoreError};
 
+/// How often what was kept of chats for long enough is let go.
+const FORGET_EVERY: Duration = Duration::from_secs(1);
 /// Chats in one query.
 const CHUNK_CHATS_MAX: usize = 1_000;
 /// Queries at once; what follows from each is done before the next one.
@@ -39,7 +42,7 @@ pub async fn run_sweep(
     stop: CancellationToken,
 ) {
     let sweep = Sweep { chats, messages, registry, lagging: Lagging::default(), failures: Mutex::default() };
-    let loops = async { tokio::join!(sweep.watch(every), sweep.heal()) };
+    let loops = async { tokio::join!(sweep.watch(every), sweep.heal(), sweep.forget()) };
     stop.run_until_cancelled(loops).await;
 }
 
@@ -69,7 +72,6 @@ impl Sweep {
                 _ = ticks.tick() => {}
                 () = self.registry.missed() => ticks.reset(),
             }
-            self.registry.forget_recent();
             let began = Instant::now();
             self.look_at_all().await;
             metrics::SWEEP.observe_time(began.elapsed());
@@ -141,6 +143,14 @@ impl Sweep {
     fn note_lag(&self, position: ChatPosition) {
         if self.registry.behind(&position).is_some() {
             self.lagging.note(position);
+        }
+    }
+
+    async fn forget(&self) {
+        let mut ticks = interval(FORGET_EVERY);
+        loop {
+            ticks.tick().await;
+            self.registry.forget_recent();
         }
     }
 

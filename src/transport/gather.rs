@@ -57,17 +57,19 @@ pub struct Gather<I> {
     io: I,
     turns: Turns,
     activity: Activity,
+    /// The last write found no room: there is more to write anyhow.
+    blocked: bool,
 }
 
 impl<I> Gather<I> {
     pub fn new(io: I, activity: Activity) -> (Self, Turns) {
         // Where nobody counts turns, everything is written at once.
         let turns = Turns(Arc::new(AtomicU8::new(WRITES)));
-        (Self { io, turns: turns.clone(), activity }, turns)
+        (Self { io, turns: turns.clone(), activity, blocked: false }, turns)
     }
 
     fn puts_off(&self, cx: &Context<'_>) -> bool {
-        if self.turns.0.load(Ordering::Relaxed) == WRITES || self.activity.streams() < 2 {
+        if self.turns.0.load(Ordering::Relaxed) == WRITES || self.blocked || self.activity.streams() < 2 {
             return false;
         }
         self.turns.0.store(PUT_OFF, Ordering::Relaxed);
@@ -85,11 +87,21 @@ impl<I: AsyncRead + Unpin> AsyncRead for Gather<I> {
 
 impl<I: AsyncWrite + Unpin> AsyncWrite for Gather<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.puts_off(cx) { Poll::Pending } else { Pin::new(&mut self.io).poll_write(cx, buf) }
+        if self.puts_off(cx) {
+            return Poll::Pending;
+        }
+        let written = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.blocked = written.is_pending();
+        written
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        if self.puts_off(cx) { Poll::Pending } else { Pin::new(&mut self.io).poll_write_vectored(cx, bufs) }
+        if self.puts_off(cx) {
+            return Poll::Pending;
+        }
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.blocked = written.is_pending();
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -124,7 +124,7 @@ impl MemoryStore {
 
     async fn pause(&self) {
         let millis = self.dice.lock().unwrap().random_range(0..=self.faults.pause_millis);
-        if millis > 0 && !self.is_calm() {
+        if millis > 0 {
             sleep(Duration::from_millis(millis)).await;
         }
     }

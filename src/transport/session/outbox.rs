@@ -117,22 +117,22 @@ impl Outbox {
         shared.settled.push_back(end);
     }
 
-    /// A gRPC message that is encoded already.
-    pub fn frame(&self, frame: &Bytes) {
+    /// A gRPC message that is encoded already. Returns whether the session may take on more.
+    pub fn frame(&self, frame: &Bytes) -> bool {
         self.fill(|shared| {
             if shared.len() == 0 {
                 shared.alone = frame.clone();
             } else {
                 shared.copied().extend_from_slice(frame);
             }
-        });
+        })
     }
 
     fn put(&self, write: impl FnOnce(&mut BytesMut)) {
         self.fill(|shared| write(shared.copied()));
     }
 
-    fn fill(&self, fill: impl FnOnce(&mut Shared)) {
+    fn fill(&self, fill: impl FnOnce(&mut Shared)) -> bool {
         let mut shared = lock(&self.0);
         let before = shared.len();
         fill(&mut shared);
@@ -141,8 +141,12 @@ impl Outbox {
         if before == 0 && after > 0 {
             shared.waiting_since = Some(Instant::now());
         }
-        PEAK_BYTES.fetch_max(after, Ordering::Relaxed);
+        // Seldom a write: all streams share it.
+        if after > PEAK_BYTES.load(Ordering::Relaxed) {
+            PEAK_BYTES.fetch_max(after, Ordering::Relaxed);
+        }
         shared.wake_body();
+        after < HIGH_WATER_BYTES
     }
 
     /// Ends the stream behind what waits.

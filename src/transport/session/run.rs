@@ -295,8 +295,8 @@ where
         let mut delivered = false;
         while let Poll::Ready((at, item)) = poll_chats(&mut self.chats, self.turn, cx) {
             delivered = true;
-            self.deliver(at, item);
-            if self.chats[at].cursor.is_behind() || self.state == Inbound::Finishing || !self.outbox.level().has_room {
+            let has_room = self.deliver(at, item);
+            if !has_room || self.chats[at].cursor.is_behind() || self.state == Inbound::Finishing {
                 return Poll::Ready(Input::Delivered);
             }
         }
@@ -346,23 +346,25 @@ impl<S> Session<S> {
             self.state = Inbound::Finishing;
             self.task = Some(self.read_positions());
         }
-        if self.state == Inbound::Finishing && self.task.is_none() && self.chats.iter().all(|chat| chat.cursor.is_done()) {
-            return Some(Status::ok(""));
-        }
-        while self.page.is_none() {
+        let (turn, chats) = (self.turn, self.chats.len());
+        for at in (0..chats).map(|offset| (turn + offset) % chats) {
+            // However many pages and streams there are, what is kept of a chat asks nobody.
+            while self.chats[at].cursor.is_behind() && self.outbox.level().has_room && self.take_recent(at) {}
+            if !self.chats[at].cursor.is_behind() {
+                continue;
+            }
             if !self.outbox.level().has_room {
                 // A body in another task may make room before this is looked at again.
                 self.was_full = true;
                 break;
             }
-            let turn = self.turn.min(self.chats.len());
-            let Some(at) = (turn..self.chats.len()).chain(0..turn).find(|at| self.chats[*at].cursor.is_behind()) else { break };
-            self.turn = (self.turn + 1) % self.chats.len();
-            if !self.take_recent(at) {
+            if self.page.is_none() {
+                self.turn = at + 1;
                 self.page = Some(self.read_page(&self.chats[at]));
             }
         }
-        None
+        let is_finished = self.state == Inbound::Finishing && self.task.is_none() && self.chats.iter().all(|chat| chat.cursor.is_done());
+        is_finished.then(|| Status::ok(""))
     }
 
     /// Whether something waits for the client, and it took nothing for too long.
@@ -431,17 +433,18 @@ impl<S> Session<S> {
         Ok(())
     }
 
-    fn deliver(&mut self, at: usize, item: Result<Arc<Delivery>, BroadcastStreamRecvError>) {
+    /// Returns whether there is room for more.
+    fn deliver(&mut self, at: usize, item: Result<Arc<Delivery>, BroadcastStreamRecvError>) -> bool {
         self.turn = at + 1;
         let cursor = &mut self.chats[at].cursor;
         match item {
             Ok(delivery) => {
                 if cursor.receive(delivery.message.sequence) == Verdict::Deliver {
                     metrics::DELIVERIES_LIVE.add(1);
-                    self.outbox.frame(delivery.encoded(frames::message_frame));
                     if let Some(origin) = &delivery.origin {
                         origin.delivered(delivery.message.sequence);
                     }
+                    return self.outbox.frame(delivery.encoded(frames::message_frame));
                 } else if cursor.is_behind() {
                     // A chat that was behind isn't looked at: it has just become it.
                     metrics::heal(Heal::Hole);
@@ -452,6 +455,7 @@ impl<S> Session<S> {
                 cursor.lagged();
             }
         }
+        true
     }
 
     fn evicted(&mut self, evictions: Vec<(ChatId, u64, Eviction)>) {

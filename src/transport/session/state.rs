@@ -7,6 +7,8 @@ pub struct Cursor {
     delivered: i64,
     /// Messages are missing: what the channel brings doesn't count until they are read.
     behind: bool,
+    /// The chat has messages up to here at least.
+    known: i64,
     /// Where delivery ends: what lies behind it isn't delivered, even while the stream's other chats are still on their way.
     until: Option<i64>,
 }
@@ -21,7 +23,7 @@ pub enum Verdict {
 impl Cursor {
     /// A stream that has everything up to `delivered`, in a chat that stands at `last_sequence`.
     pub fn new(delivered: i64, last_sequence: i64) -> Self {
-        Self { delivered, behind: delivered < last_sequence, until: None }
+        Self { delivered, behind: delivered < last_sequence, known: last_sequence, until: None }
     }
 
     pub fn delivered(self) -> i64 {
@@ -63,12 +65,14 @@ impl Cursor {
 
     /// A page was read to its end; the chat stood at `last_sequence`.
     pub fn page_done(&mut self, last_sequence: i64) {
+        self.known = self.known.max(last_sequence);
         self.behind = self.delivered < self.until.map_or(last_sequence, |until| until.min(last_sequence));
     }
 
-    /// What went through up to `head` was taken from what is kept of it.
+    /// Nothing is missing but what lies behind `delivered`, in a chat where `head` was the last that went through: the channel brings what comes
+    /// behind that.
     pub fn caught_up(&mut self, head: i64) {
-        self.behind = self.delivered < self.until.unwrap_or(head);
+        self.behind = self.delivered < self.until.unwrap_or(head.max(self.known));
     }
 
     /// Deliver up to this and no further.
@@ -99,6 +103,19 @@ mod tests {
         assert_eq!((cursor.read(4), cursor.read(5)), (Some(Verdict::Deliver), Some(Verdict::Deliver)));
         cursor.page_done(5);
         assert_eq!(cursor.receive(6), Verdict::Deliver);
+    }
+
+    #[test]
+    fn what_the_channel_will_not_bring_is_read() {
+        let mut cursor = Cursor::new(5, 10);
+        assert_eq!([6, 7, 8].map(|sequence| cursor.read(sequence)), [Some(Verdict::Deliver); 3]);
+        cursor.caught_up(8);
+        assert!(cursor.is_behind(), "the chat had 10 when it was joined");
+        assert_eq!([9, 10].map(|sequence| cursor.read(sequence)), [Some(Verdict::Deliver); 2]);
+        cursor.page_done(10);
+        cursor.lagged();
+        cursor.caught_up(10);
+        assert!(!cursor.is_behind(), "what it lagged for it has");
     }
 
     #[test]

@@ -85,6 +85,11 @@ impl Connection {
         self.put(Frame::Join(JoinFrame { chat_id: chat_id.to_string(), after_sequence, follow: false }));
     }
 
+    /// The client has nothing more to say.
+    pub fn close(&mut self) {
+        self.frames = None;
+    }
+
     fn put(&self, frame: Frame) {
         if let Some(frames) = &self.frames {
             drop(frames.send(Ok(ConnectChatRequest { frame: Some(frame) })));

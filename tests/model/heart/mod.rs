@@ -1,10 +1,11 @@
 //! Service, append path, registry, sweep and sessions together: whatever store, broker and clients do, each reader ends with
 //! 1, 2, 3, … each once and in order, equal to the store, and each acknowledged message is where its sender was told. One who
-//! is removed loses the chat.
+//! is removed loses the chat. Who reads a history gets all of it and then the end.
 
 mod broker;
 mod client;
 mod guest;
+mod historian;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -163,6 +164,10 @@ async fn run(script: Script) -> Checked {
     }
     removal.await.map_err(|error| format!("the removal failed: {error}"))?.map_err(|error| format!("the removal failed: {error}"))?;
     visit.await.map_err(|error| format!("the guest failed: {error}"))?.map_err(|why| format!("the guest: {why}"))?;
+    let historians: Vec<_> = names.iter().map(|name| tokio::spawn(historian::read(Arc::clone(&world), name.clone(), chat_id(0)))).collect();
+    for historian in historians {
+        historian.await.map_err(|error| format!("a historian failed: {error}"))?.map_err(|why| format!("a historian: {why}"))?;
+    }
     stop.cancel();
     sweep.await.map_err(|error| format!("the sweep failed: {error}"))?;
     if let Some(healer) = healer {

@@ -75,26 +75,24 @@ impl<S> Session<S> {
         Ok(())
     }
 
-    /// Delivers to a chat that is behind what the process has kept of it, as far as there is room. Returns whether it had what comes next.
+    /// Delivers from what the process has kept of a chat that is behind, as far as there is room. Returns whether that was of use.
     pub(super) fn take_recent(&mut self, at: usize) -> bool {
-        let chat = &mut self.chats[at];
-        let Some(recent) = chat.subscription.recent(chat.cursor.delivered()) else { return false };
+        let JoinedChat { cursor, subscription, .. } = &mut self.chats[at];
+        let before = cursor.delivered();
+        let Some((recent, head)) = subscription.recent(before) else { return false };
         for delivery in &recent {
-            if !self.outbox.level().has_room {
-                return true;
-            }
-            if chat.cursor.read(delivery.message.sequence) == Some(Verdict::Deliver) {
+            if cursor.read(delivery.message.sequence) == Some(Verdict::Deliver) {
                 metrics::DELIVERIES_RECENT.add(1);
-                self.outbox.frame(delivery.encoded(frames::message_frame));
                 if let Some(origin) = &delivery.origin {
                     origin.delivered(delivery.message.sequence);
                 }
+                if !self.outbox.frame(delivery.encoded(frames::message_frame)) {
+                    break;
+                }
             }
         }
-        if let Some(last) = recent.last() {
-            chat.cursor.caught_up(last.message.sequence);
-        }
-        true
+        cursor.caught_up(head);
+        cursor.delivered() > before || !cursor.is_behind()
     }
 
     pub(super) fn read_page(&self, chat: &JoinedChat) -> Task<PageRead> {
