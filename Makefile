@@ -114,9 +114,9 @@ profile: ## Where the server's time goes: BENCH_ONLY picks the row, PROFILE_OF t
 	scripts/profile.sh
 
 .PHONY: test-coverage
-test-coverage: ## Coverage by cargo-tarpaulin (built into .tools where it is missing), into target/tarpaulin, and shown in a browser where there is one
+test-coverage: ## Coverage by cargo-tarpaulin (built into .tools where it is missing), into target/tarpaulin, and shown in a browser where there is one; ARGS=--lib: of the unit tests alone
 	scripts/tools.sh tarpaulin
-	scripts/coverage.sh
+	scripts/coverage.sh $(ARGS)
 	@report=target/tarpaulin/tarpaulin-report.html; echo "coverage: $$report"; \
 	if [ -t 1 ] && [ "$$(uname)" = Darwin ]; then open "$$report"; \
 	elif [ -t 1 ] && [ -n "$${DISPLAY:-$$WAYLAND_DISPLAY}" ] && command -v xdg-open >/dev/null; then xdg-open "$$report"; fi

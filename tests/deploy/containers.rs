@@ -229,3 +229,17 @@ fn the_image_runs_as_nobody_in_particular_and_stops_cleanly() {
         assert!(ignored.lines().any(|line| line == secret), "{secret} would get into a layer");
     }
 }
+
+#[test]
+fn what_the_image_builds_first_needs_no_file_but_its_stand_ins() {
+    // Where a target's file is to be looked for, as it has no path, cargo refuses the manifest without it.
+    let manifest: Vec<String> = std::fs::read_to_string("Cargo.toml").unwrap().split("\n[").map(str::to_owned).collect();
+    let targets: Vec<&String> = manifest
+        .iter()
+        .filter(|table| ["[bench]]", "[test]]", "[example]]", "[bin]]"].iter().any(|kind| table.starts_with(kind)))
+        .collect();
+    assert!(targets.len() >= 4, "{targets:?}");
+    for target in targets {
+        assert!(target.lines().any(|line| line.starts_with("path = ")), "a target without a path: [{target}");
+    }
+}
