@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Puts foreign tools, which only widen the checks, into .tools: grpcurl, a Python with grpcio and PyJWT, tokens by Go, jose for
 # Node.js, connect-web, buf, schemathesis, a browser with puppeteer-core, the Go and TypeScript examples, nginx, ghz, compose, hadolint, Prometheus's
-# promtool, an OpenTelemetry Collector, sqlite3; and cargo-tarpaulin, which takes minutes to build, when it is asked for by name. What is there is kept. Where one can't be
-# had: with CI=true a failure, else a line that says what is skipped. What comes over the network is tried three times; a try that failed is told,
-# and `make test` counts it.
+# promtool, an OpenTelemetry Collector, sqlite3; and cargo-tarpaulin, which takes minutes to build, when it is asked for by name. What is there is kept; what is
+# built from this repository's sources is built again, and the one that is there is kept where that fails. Where one can't be had: with CI=true a
+# failure, else a line that says what is skipped. What comes over the network is tried three times; a try that failed is told, and `make test` counts it.
 # Usage: scripts/tools.sh grpcurl|python|gotokens|jose|connectweb|buf|schemathesis|browser|goexample|tsexample|nginx|ghz|compose|hadolint|promtool|otelcol|sqlite3|tarpaulin|all …
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -26,18 +26,33 @@ fetch() {
   return 1
 }
 
-# installed PACKAGE…: from the system's packages, where they are apt's.
+# installed PACKAGE…: from the system's packages, where they are apt's. A sudo that wants a password is no registry: it isn't asked again.
 installed() {
   command -v apt-get >/dev/null || return 1
-  local sudo=""; [ "$(id -u)" = 0 ] || sudo="sudo -n"
-  fetch "$*" sh -c "$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq $*"
+  local sudo=""; [ "$(id -u)" = 0 ] || { sudo="sudo -n"; $sudo true || return 1; }
+  fetch "$*" sh -c "$sudo apt-get update -qq && $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $*"
 }
 
 # downloaded FOLDER PACKAGE…: the same into a folder, without installing them. The lists of packages may be old.
 downloaded() {
   local folder="$1" sudo=""; shift
   [ "$(id -u)" = 0 ] || sudo="sudo -n"
+  # Where the lists can't be renewed those that are there must do.
+  if [ -n "$sudo" ] && ! $sudo true; then fetch "$*" sh -c "cd '$folder' && apt-get download -qq $*"; return; fi
   fetch "$*" sh -c "cd '$folder' && { apt-get download -qq $* || { $sudo apt-get update -qq && apt-get download -qq $*; }; }"
+}
+
+# built NAME COMMAND… -o: what a command builds takes the place of .tools/bin/NAME when it is whole, and not before.
+built() {
+  local name="$1" new="$PWD/.tools/bin/.$1.new"; shift
+  if "$@" "$new" . >&2 && mv -f "$new" ".tools/bin/$name"; then return; fi
+  rm -f "$new"
+  return 1
+}
+
+# kept NAME WHAT PACKAGE: for what could not be built anew, the one that is there; else it is absent.
+kept() {
+  if [ -x ".tools/bin/$1" ]; then echo "$1 could not be built anew; the one in .tools stays" >&2; else absent "$2" "$3"; fi
 }
 
 grpcurl() {
@@ -61,8 +76,8 @@ python() {
 gotokens() {
   command -v go >/dev/null || { absent "tokens by Go" "Go"; return; }
   # Go keeps what it has built, and knows whether it is current.
-  { fetch golang-jwt go mod download -C tests/foreign/gotokens && go build -C tests/foreign/gotokens -o "$PWD/.tools/bin/gotokens" .; } >&2 ||
-    { rm -f .tools/bin/gotokens; absent "tokens by Go" "golang-jwt"; }
+  { fetch golang-jwt go mod download -C tests/foreign/gotokens && built gotokens go build -C tests/foreign/gotokens -o; } ||
+    kept gotokens "tokens by Go" "golang-jwt"
 }
 
 jose() {
@@ -143,8 +158,8 @@ browser() {
 goexample() {
   command -v go >/dev/null || { absent "the example in Go" "Go"; return; }
   command -v npm >/dev/null || { absent "the example in Go" "Node.js, for buf"; return; }
-  { fetch "the Go example's modules" go mod download -C examples/go && examples/go/generate.sh && go build -C examples/go -o "$PWD/.tools/bin/go-chat-client" .; } >&2 ||
-    { rm -f .tools/bin/go-chat-client; absent "the example in Go" "its modules"; }
+  { fetch "the Go example's modules" go mod download -C examples/go && examples/go/generate.sh >&2 && built go-chat-client go build -C examples/go -o; } ||
+    kept go-chat-client "the example in Go" "its modules"
 }
 
 tsexample() {
@@ -185,8 +200,7 @@ promtool() {
 
 otelcol() {
   command -v go >/dev/null || { absent "traces through an OpenTelemetry Collector" "Go"; return; }
-  fetch otelcol go build -C tests/foreign/otelcol -ldflags=-s -o "$PWD/.tools/bin/otelcol" . ||
-    { rm -f .tools/bin/otelcol; absent "traces through an OpenTelemetry Collector" "its modules"; }
+  fetch otelcol built otelcol go build -C tests/foreign/otelcol -ldflags=-s -o || kept otelcol "traces through an OpenTelemetry Collector" "its modules"
 }
 
 sqlite3() {

@@ -20,12 +20,34 @@ find_redis() {
   done
 }
 
+retried() {
+  echo "retried: $1" >&2
+  [ -z "${RETRIES_FILE:-}" ] || echo "$1" >>"$RETRIES_FILE"
+}
+
+# A mirror that doesn't answer is asked again; a sudo that wants a password isn't.
 install() {
-  local sudo=""
+  local sudo="" try
   command -v apt-get >/dev/null || return 0
+  if [ "$(id -u)" != 0 ]; then
+    sudo="sudo -n"
+    $sudo true || return 0
+  fi
   echo "installing $1 from the system's packages" >&2
-  [ "$(id -u)" = 0 ] || sudo="sudo -n"
-  { $sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq "$2"; } >&2 || true
+  for try in 1 2 3; do
+    if { $sudo apt-get update -qq && $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2"; } >&2; then return 0; fi
+    [ "$try" = 3 ] || { retried "installing $1"; sleep $((try * 2)); }
+  done
+}
+
+# The folder of a program behind its links. `readlink -f` isn't on every macOS.
+folder_of() {
+  local program="$1" link
+  while [ -L "$program" ]; do
+    link=$(readlink "$program")
+    case "$link" in /*) program="$link" ;; *) program="$(dirname "$program")/$link" ;; esac
+  done
+  (cd -P "$(dirname "$program")" && pwd)
 }
 
 bin=$(find_bin)
@@ -70,10 +92,6 @@ start() {
   port=$((20000 + RANDOM % 12000))
   run "$bin/pg_ctl" -D "$dir/data" -w -l "$dir/log" -o "-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=400" start >/dev/null 2>&1
 }
-retried() {
-  echo "retried: $1" >&2
-  [ -z "${RETRIES_FILE:-}" ] || echo "$1" >>"$RETRIES_FILE"
-}
 start || { retried "starting PostgreSQL"; start; } || { retried "starting PostgreSQL"; start; } || { cat "$dir/log" >&2; exit 1; }
 
 # A port that is taken ends the server again; one that answers is asked whether it is this one.
@@ -94,11 +112,11 @@ start_redis() {
   done
   return 1
 }
-start_redis || start_redis || start_redis || { cat "$dir/redis.log" >&2; exit 1; }
+start_redis || { retried "starting Redis"; start_redis; } || { retried "starting Redis"; start_redis; } || { cat "$dir/redis.log" >&2; exit 1; }
 
 export TEST_REDIS_URL="redis://127.0.0.1:$redis_port"
 export TEST_REDIS_BIN="$redis"
 export TEST_DATABASE_URL="postgres://postgres@127.0.0.1:$port/postgres"
-TEST_POSTGRES_BIN=$(dirname "$(readlink -f "$bin/initdb")")
+TEST_POSTGRES_BIN=$(folder_of "$bin/initdb")
 export TEST_POSTGRES_BIN
 "$@"

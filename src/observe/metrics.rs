@@ -105,8 +105,9 @@ pub fn call(method: Method, code: usize, took: Duration) {
 pub static STREAMS_OPEN: Gauge = Gauge::new(0);
 /// Messages given to streams as they were published.
 pub static DELIVERIES_LIVE: HotCounter = HotCounter::new();
-/// Messages given to streams from the repository.
+/// Messages given to streams that were a little behind, from what is kept of the chat's last messages.
 pub static DELIVERIES_RECENT: HotCounter = HotCounter::new();
+/// Messages given to streams from the repository.
 pub static DELIVERIES_CAUGHT_UP: HotCounter = HotCounter::new();
 pub static CATCH_UP_PAGES: Counter = Counter::new();
 

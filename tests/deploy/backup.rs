@@ -80,13 +80,18 @@ async fn an_sqlite_file_that_was_backed_up_while_it_was_used_is_restored() {
         let backups = ground.path("backup");
         std::fs::create_dir(&backups).unwrap();
         let lines = block("VACUUM INTO").replace("/backup/", &format!("{}/", backups.display()));
-        let (name, _) = lines.split_once('\n').unwrap();
-        let restore = format!("{name}\n{}", block("cp \"$copy\""));
+        let documented = block("cp \"$copy\"");
+        let named = documented.lines().find_map(|line| line.strip_prefix("copy=")?.split_whitespace().next()).unwrap();
         let backup = async || {
             let lines: Vec<&str> = lines.lines().filter(|line| !line.contains(other)).collect();
             assert_eq!(shell.paste(&lines.join("\n")).await.trim(), "ok", "{way}");
         };
-        comes_back(Arc::clone(&ground), backup, async || drop(shell.paste(&restore).await)).await;
+        let restore = async || {
+            let mut copies = std::fs::read_dir(&backups).unwrap().map(|entry| entry.unwrap().path());
+            let copy = copies.find(|path| path.extension().is_some_and(|extension| extension == "db")).unwrap();
+            shell.paste(&documented.replace(named, copy.to_str().unwrap())).await;
+        };
+        comes_back(Arc::clone(&ground), backup, restore).await;
     }
 }
 

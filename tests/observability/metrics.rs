@@ -135,10 +135,10 @@ async fn numbers_are_what_happened() {
         assert_eq!(value("chat_append_messages_total", &[outcome]).await, messages, "{outcome}");
     }
     assert_eq!(value("chat_append_batch_messages_sum", &[]).await, 5.0);
-    // The second stream came while the first was there.
-    for (source, messages) in [("live", 3.0), ("recent", 3.0), ("catch_up", 0.0)] {
-        assert_eq!(value("chat_deliveries_total", &[format!("source=\"{source}\"").as_str()]).await, messages, "{source}");
-    }
+    // The second stream came while the first was there. On a machine that took long for it recent messages are gone, and it read.
+    let delivered = async |source: &str| value("chat_deliveries_total", &[format!("source=\"{source}\"").as_str()]).await;
+    let caught_up = delivered("catch_up").await;
+    assert_eq!((delivered("live").await, delivered("recent").await + caught_up), (3.0, 3.0));
     assert_eq!(value("chat_auth_results_total", &["invalid"]).await, 1.0);
     assert_eq!(value("chat_build_info", &[env!("CARGO_PKG_VERSION"), "revision=\""]).await, 1.0);
 
@@ -148,7 +148,7 @@ async fn numbers_are_what_happened() {
     for _ in 0..3 {
         stream.event().await;
     }
-    assert_eq!(value("chat_deliveries_total", &["catch_up"]).await, 3.0, "nobody was there");
+    assert_eq!(delivered("catch_up").await, caught_up + 3.0, "nobody was there");
     assert_eq!((value("chat_streams_open", &[]).await, value("chat_stream_chats_joined", &[]).await), (1.0, 1.0));
     assert!(value("chat_connections_open", &[]).await >= 1.0);
     stream.send(Frame::Leave(LeaveFrame { chat_id: chat.clone() }));
