@@ -122,14 +122,38 @@ fn docs_logging_lists_every_line_and_every_field() {
     assert!(missing.is_empty(), "docs/logging.md lacks {missing:#?}");
 }
 
-/// What the documents point to is there.
-#[test]
-fn links_between_documents_lead_somewhere() {
+/// README.md, what stands beside it, and docs/.
+fn documents() -> Vec<std::path::PathBuf> {
     let mut documents: Vec<std::path::PathBuf> =
         ["README.md", "ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md"].into_iter().map(Into::into).collect();
     documents.extend(fs::read_dir("docs").unwrap().map(|entry| entry.unwrap().path()));
+    documents
+}
+
+/// The files that the documents name are there. The CHANGELOG tells of what was.
+#[test]
+fn paths_that_documents_name_are_there() {
+    let (mut missing, mut named) = (Vec::new(), 0);
+    for document in documents().into_iter().filter(|document| !document.ends_with("CHANGELOG.md")) {
+        let text = fs::read_to_string(&document).unwrap();
+        let quoted = text.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
+        let words = quoted.flat_map(str::split_whitespace).map(|word| word.trim_end_matches([',', ';', ':', ')']));
+        for path in words.filter(|word| ["tests/", "src/", "scripts/", "benches/"].iter().any(|folder| word.starts_with(folder))) {
+            named += 1;
+            if !path.contains(['…', '*', '<']) && !Path::new(path).exists() {
+                missing.push(format!("{}: {path}", document.display()));
+            }
+        }
+    }
+    assert!(named > 30, "the scan finds no paths any more: {named}");
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// What the documents point to is there.
+#[test]
+fn links_between_documents_lead_somewhere() {
     let mut broken = Vec::new();
-    for document in documents {
+    for document in documents() {
         let text = fs::read_to_string(&document).unwrap();
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let target = target.split('#').next().unwrap();

@@ -173,9 +173,12 @@ fn run_serves_check_proves_it_and_ctrl_c_stops_it() {
     assert!(verdict.lines().last().is_some_and(|line| line.starts_with("check: ok acked=")), "{verdict}");
 
     run.signal("INT");
-    run.make.wait().unwrap();
-    // Make's shell may be gone before the server is.
     let began = Instant::now();
+    while run.make.try_wait().unwrap().is_none() {
+        assert!(began.elapsed() < PATIENCE, "make run did not end: {}", run.said());
+        std::thread::yield_now();
+    }
+    // Make's shell may be gone before the server is.
     while !run.said().lines().any(|line| line.ends_with("stopped")) {
         assert!(began.elapsed() < PATIENCE, "the server did not stop in order: {}", run.said());
         std::thread::yield_now();

@@ -57,6 +57,12 @@ pub fn skipped(what: &str) {
     }
 }
 
+/// The same of what the tests' own scripts bring: CI has it, and fails without.
+pub fn skipped_but_by_ci(what: &str) {
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "not skipped with CI=true: {what}");
+    skipped(what);
+}
+
 pub async fn within<F: Future>(work: F) -> F::Output {
     tokio::time::timeout(PATIENCE, work).await.expect("it took too long")
 }

@@ -88,6 +88,7 @@ struct Stack {
     services: HashMap<String, Service>,
     keys: String,
     database_url: String,
+    /// 0 until the server serves: the system chooses.
     admin: u16,
 }
 
@@ -131,9 +132,8 @@ impl Stack {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_stacks_commands_work_in_their_order_without_containers() {
     let folder = tempfile::tempdir().unwrap();
-    let admin = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let keys = folder.path().display().to_string();
-    let stack = Stack { services: services(), keys, database_url: new_database().await, admin };
+    let mut stack = Stack { services: services(), keys, database_url: new_database().await, admin: 0 };
 
     // Owners are the containers' affair.
     let script = stack.services["secrets"].script.replace("chown 65532:65532", "ls -d").replace("$$", "$");
@@ -148,16 +148,19 @@ async fn the_stacks_commands_work_in_their_order_without_containers() {
     let mut server = stack.command("chat-service", "command").stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let said = Said::default();
     drop(said.listen(server.stderr.take().unwrap()));
-    let mut port = None;
+    let mut ports = None;
     until("the server serves", || {
-        port = said.text().lines().find_map(ports_of).map(|(public, _)| public);
-        port.is_some()
+        ports = said.text().lines().find_map(ports_of);
+        ports.is_some()
     })
     .await;
+    let (port, admin) = ports.unwrap();
+    // Where the health check finds it.
+    stack.admin = admin;
     stack.run("chat-service", "healthcheck.test").await;
 
     let token = stack.run("token", "command").await;
-    let channel = within(endpoint(&folder.path().join("ca.pem"), port.unwrap()).connect()).await.unwrap();
+    let channel = within(endpoint(&folder.path().join("ca.pem"), port).connect()).await.unwrap();
     let mut alice = with_token(channel, token.trim());
     let chat_id = new_chat(&mut alice, &[]).await;
     alice.get_chat(GetChatRequest { chat_id }).await.unwrap();
@@ -167,7 +170,7 @@ async fn the_stacks_commands_work_in_their_order_without_containers() {
     let renew = operations.lines().find_map(|line| line.strip_prefix("docker compose run --rm --no-deps certificates ")).unwrap();
     stack.ran("certificates", stack.command_of("certificates", renew.split_whitespace().map(str::to_owned))).await;
     until("the new certificate is taken", || said.text().contains("certificate and key were read anew")).await;
-    within(endpoint(&folder.path().join("ca.pem"), port.unwrap()).connect()).await.unwrap();
+    within(endpoint(&folder.path().join("ca.pem"), port).connect()).await.unwrap();
 
     let stopped = Command::new("kill").args(["-TERM", &server.id().unwrap().to_string()]).status().await.unwrap();
     assert!(stopped.success() && within(server.wait()).await.unwrap().success());
