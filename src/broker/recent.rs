@@ -30,7 +30,7 @@ impl Recent {
     pub fn push(&mut self, delivery: Arc<Delivery>) {
         let follows = self.messages.back().is_none_or(|(_, last)| last.message.sequence + 1 == delivery.message.sequence);
         if !follows {
-            self.clear();
+            *self = Self::default();
         }
         let now = Instant::now();
         self.bytes += delivery.message.weight();
@@ -79,10 +79,6 @@ impl Recent {
         if let Some((_, delivery)) = self.messages.pop_front() {
             self.bytes -= delivery.message.weight();
         }
-    }
-
-    fn clear(&mut self) {
-        (self.messages, self.bytes) = (VecDeque::new(), 0);
     }
 }
 

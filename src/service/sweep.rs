@@ -1,9 +1,9 @@
 //! The sweep compares what this process's streams have seen with what is committed: so even a last message whose publish was lost
 //! arrives, and a removal whose announcement was lost takes effect.
 //!
-//! It is loops. One looks where all chats stand and ends the access of whoever has lost it: that is due within the interval, whatever
-//! else there is to do. Another reads what chats lack, which takes as long as it takes. A
-//! third lets go what was kept of chats for streams a little behind.
+//! It is three loops. One looks where all chats stand and ends the access of whoever has lost it: that is due within the interval, whatever
+//! else there is to do. Another reads what chats lack, which takes as long as it takes. The third lets go what was kept of chats for streams
+//! a little behind.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -79,6 +79,18 @@ impl<I> Gather<I> {
     }
 }
 
+impl<I: Unpin> Gather<I> {
+    /// Writes, unless this is put off.
+    fn gathered<T>(&mut self, cx: &mut Context<'_>, write: impl FnOnce(Pin<&mut I>, &mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        if self.puts_off(cx) {
+            return Poll::Pending;
+        }
+        let written = write(Pin::new(&mut self.io), cx);
+        self.blocked = written.is_pending();
+        written
+    }
+}
+
 impl<I: AsyncRead + Unpin> AsyncRead for Gather<I> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_read(cx, buf)
@@ -87,21 +99,11 @@ impl<I: AsyncRead + Unpin> AsyncRead for Gather<I> {
 
 impl<I: AsyncWrite + Unpin> AsyncWrite for Gather<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.puts_off(cx) {
-            return Poll::Pending;
-        }
-        let written = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.blocked = written.is_pending();
-        written
+        self.gathered(cx, |io, cx| io.poll_write(cx, buf))
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        if self.puts_off(cx) {
-            return Poll::Pending;
-        }
-        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.blocked = written.is_pending();
-        written
+        self.gathered(cx, |io, cx| io.poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -109,6 +109,17 @@ impl Said {
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
     }
+
+    /// The ports of a server, its own and the admin's, once it serves.
+    pub async fn ports(&self) -> (u16, u16) {
+        let mut ports = None;
+        until("the server serves", || {
+            ports = self.text().lines().find_map(ports_of);
+            ports.is_some()
+        })
+        .await;
+        ports.unwrap()
+    }
 }
 
 /// The real binary's server, overheard.
@@ -142,13 +153,7 @@ impl Overheard {
             .unwrap();
         let said = Said::default();
         let listeners = vec![said.listen(child.stdout.take().unwrap()), said.listen(child.stderr.take().unwrap())];
-        let mut ports = None;
-        until("the server serves", || {
-            ports = said.text().lines().find_map(ports_of);
-            ports.is_some()
-        })
-        .await;
-        let (port, admin) = ports.unwrap();
+        let (port, admin) = said.ports().await;
         Self { child, port, admin, said, listeners }
     }
 

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use chat_service::pb::chat::v1::GetChatRequest;
 use tokio::process::Command;
 
-use crate::common::process::{Said, binary, ports_of};
+use crate::common::process::{Said, binary};
 use crate::common::*;
 use crate::settings::{self, OF_LIBRARIES};
 
@@ -148,13 +148,7 @@ async fn the_stacks_commands_work_in_their_order_without_containers() {
     let mut server = stack.command("chat-service", "command").stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let said = Said::default();
     drop(said.listen(server.stderr.take().unwrap()));
-    let mut ports = None;
-    until("the server serves", || {
-        ports = said.text().lines().find_map(ports_of);
-        ports.is_some()
-    })
-    .await;
-    let (port, admin) = ports.unwrap();
+    let (port, admin) = said.ports().await;
     // Where the health check finds it.
     stack.admin = admin;
     stack.run("chat-service", "healthcheck.test").await;

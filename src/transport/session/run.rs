@@ -28,7 +28,7 @@ use crate::converter::status::{self, Refused};
 use crate::converter::{chat, frames};
 use crate::interceptor::token::Verifier;
 use crate::model::{ChatId, Clock, Identity, Timestamp, limits};
-use crate::observe::kinds::Held;
+use crate::observe::kinds::{Held, HotCounter};
 use crate::observe::metrics::{self, Heal, Limit};
 use crate::observe::trace::Origin;
 use crate::pb::chat::v1 as pb;
@@ -440,11 +440,7 @@ impl<S> Session<S> {
         match item {
             Ok(delivery) => {
                 if cursor.receive(delivery.message.sequence) == Verdict::Deliver {
-                    metrics::DELIVERIES_LIVE.add(1);
-                    if let Some(origin) = &delivery.origin {
-                        origin.delivered(delivery.message.sequence);
-                    }
-                    return self.outbox.frame(delivery.encoded(frames::message_frame));
+                    return hand_out(&self.outbox, &delivery, &metrics::DELIVERIES_LIVE);
                 } else if cursor.is_behind() {
                     // A chat that was behind isn't looked at: it has just become it.
                     metrics::heal(Heal::Hole);
@@ -482,6 +478,15 @@ impl<S> Session<S> {
 /// As long as the client reads it gets the rest.
 async fn linger(outbox: &Outbox) {
     while timeout(LINGER, poll_fn(|cx| outbox.poll_taken(cx))).await.is_ok() {}
+}
+
+/// Gives a message to the client, whichever way it came, and counts it. Returns whether there is room for more.
+fn hand_out(outbox: &Outbox, delivery: &Delivery, count: &HotCounter) -> bool {
+    count.add(1);
+    if let Some(origin) = &delivery.origin {
+        origin.delivered(delivery.message.sequence);
+    }
+    outbox.frame(delivery.encoded(frames::message_frame))
 }
 
 fn poll_optional<F: Future + Unpin>(work: &mut Option<F>, cx: &mut Context<'_>) -> Poll<F::Output> {

@@ -7,9 +7,8 @@ use tokio::time::sleep;
 use tonic::Status;
 use tracing::Instrument;
 
-use super::{Done, JoinedChat, Session, Task, left_reason};
+use super::{Done, JoinedChat, Session, Task, hand_out, left_reason};
 use crate::broker::{Delivery, Eviction, SharedRead};
-use crate::converter::frames;
 use crate::converter::status::{self, Refused};
 use crate::model::{ChatId, Identity, Page};
 use crate::observe::metrics;
@@ -61,8 +60,7 @@ impl<S> Session<S> {
         for delivery in &read.deliveries {
             match cursor.read(delivery.message.sequence) {
                 Some(Verdict::Deliver) => {
-                    metrics::DELIVERIES_CAUGHT_UP.add(1);
-                    self.outbox.frame(delivery.encoded(frames::message_frame));
+                    hand_out(&self.outbox, delivery, &metrics::DELIVERIES_CAUGHT_UP);
                 }
                 Some(Verdict::Drop) => {}
                 None => return Err(unhealable(chat_id, delivery.message.sequence)),
@@ -81,14 +79,9 @@ impl<S> Session<S> {
         let before = cursor.delivered();
         let Some((recent, head)) = subscription.recent(before) else { return false };
         for delivery in &recent {
-            if cursor.read(delivery.message.sequence) == Some(Verdict::Deliver) {
-                metrics::DELIVERIES_RECENT.add(1);
-                if let Some(origin) = &delivery.origin {
-                    origin.delivered(delivery.message.sequence);
-                }
-                if !self.outbox.frame(delivery.encoded(frames::message_frame)) {
-                    break;
-                }
+            let is_next = cursor.read(delivery.message.sequence) == Some(Verdict::Deliver);
+            if is_next && !hand_out(&self.outbox, delivery, &metrics::DELIVERIES_RECENT) {
+                break;
             }
         }
         cursor.caught_up(head);
