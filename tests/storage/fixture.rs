@@ -91,8 +91,10 @@ impl Fixture {
         if self.folder.is_some() {
             let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&self.place);
             let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
-            let update = sqlx::query("UPDATE chats SET last_message_at = ? WHERE id = ?").bind(i64::from(secs) * 1_000_000);
-            update.bind(chat_id.as_uuid()).execute(&mut connection).await.unwrap();
+            let update = "UPDATE messages SET created_at = ?1
+                          WHERE chat_id = ?2 AND sequence = (SELECT last_sequence FROM live_chats WHERE id = ?2)";
+            let update = sqlx::query(update).bind(i64::from(secs) * 1_000_000).bind(chat_id.as_uuid());
+            assert_eq!(update.execute(&mut connection).await.unwrap().rows_affected(), 1);
         } else {
             let mut connection = sqlx::PgConnection::connect(&self.place).await.unwrap();
             let update = sqlx::query("UPDATE chats SET last_message_at = to_timestamp($1) WHERE id = $2").bind(f64::from(secs));

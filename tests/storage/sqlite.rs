@@ -1,10 +1,14 @@
 //! What SQLite alone must do.
 
-use chat_service::repository::SchemaError;
-use chat_service::repository::sqlite::{self, SqliteOptions, SqliteStore};
-use sqlx::Connection;
+use std::path::Path;
 
-use crate::fixture::sqlite_fixture;
+use chat_service::model::{AppendOutcome, ChatId};
+use chat_service::repository::sqlite::{self, SqliteOptions, SqliteStore};
+use chat_service::repository::{ChatRepository, MessageRepository, SchemaError};
+use sqlx::migrate::Migrator;
+use sqlx::{ConnectOptions, Connection};
+
+use crate::fixture::{message, sqlite_fixture};
 
 #[tokio::test]
 async fn a_second_server_on_one_sqlite_file_is_refused() {
@@ -29,4 +33,43 @@ async fn a_sqlite_schema_that_is_too_old_or_too_new_is_refused() {
         let new = SqliteStore::open(&options, migrate).await;
         assert!(matches!(new, Err(sqlite::OpenError::Schema(SchemaError::TooNew { found: 9999, .. }))), "{migrate}");
     }
+}
+
+#[tokio::test]
+async fn a_file_of_the_first_schema_goes_on_with_its_numbers_and_never_below_its_times() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SqliteOptions { path: folder.path().join("chat.db"), read_connections: 1 };
+    let all = Migrator::new(Path::new("migrations/sqlite")).await.unwrap();
+    let first = Migrator::with_migrations(all.iter().filter(|migration| migration.version == 1).cloned().collect());
+    let file = sqlx::sqlite::SqliteConnectOptions::new().filename(&options.path).create_if_missing(true);
+    let mut connection = file.connect().await.unwrap();
+    first.run(&mut connection).await.unwrap();
+    let (chat, empty, ahead) = (ChatId::generate(), ChatId::generate(), 4_102_444_800_000_000_i64);
+    for (id, last) in [(chat, 2_i64), (empty, 0)] {
+        let insert = "INSERT INTO chats (id, title, created_by, created_at, last_sequence, last_message_at) VALUES (?, 't', 'u', 1, ?, ?)";
+        sqlx::query(insert).bind(id.as_uuid()).bind(last).bind(last * ahead / 2).execute(&mut connection).await.unwrap();
+        sqlx::query("INSERT INTO chat_members VALUES (?, 'u', 1, 1)").bind(id.as_uuid()).execute(&mut connection).await.unwrap();
+        for sequence in 1..=last {
+            let insert = "INSERT INTO messages VALUES (?1, ?2, 'u', 'id' || ?2, 'text', ?3)";
+            sqlx::query(insert).bind(id.as_uuid()).bind(sequence).bind(ahead).execute(&mut connection).await.unwrap();
+        }
+    }
+    connection.close().await.unwrap();
+
+    let store = SqliteStore::open(&options, true).await.unwrap();
+    let mut lane = store.open_lane().await.unwrap();
+    let outcomes =
+        lane.append(&[message(chat, "u", "id2", "text"), message(chat, "u", "a", "b"), message(empty, "u", "a", "b")]).await.unwrap();
+    let [
+        AppendOutcome::Duplicate { sequence: 2, .. },
+        AppendOutcome::Stored { sequence: 3, created_at },
+        AppendOutcome::Stored { sequence: 1, .. },
+    ] = outcomes[..]
+    else {
+        panic!("{outcomes:?}")
+    };
+    assert_eq!(created_at.as_micros(), ahead);
+    let positions = store.positions(&[chat, empty]).await.unwrap();
+    assert_eq!(positions.iter().find(|position| position.chat_id == chat).unwrap().last_sequence, 3);
+    assert_eq!(positions.iter().find(|position| position.chat_id == empty).unwrap().last_sequence, 1);
 }

@@ -122,13 +122,10 @@ async fn fill_sqlite(file: &std::path::Path, size: Size) -> Done<()> {
     let mut connection = options.connect().await?;
     sqlx::query(
         "WITH RECURSIVE c (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM c WHERE n + 1 < ?1)
-         INSERT INTO chats (id, title, created_by, created_at, last_sequence, last_message_at)
-         SELECT unhex(printf('00000000000070008000%012x', n)), 'Growth', 'user' || (n % ?2), 1, CASE WHEN n < ?3 THEN ?4 ELSE 0 END, 1 FROM c",
+         INSERT INTO chats (id, title, created_by, created_at) SELECT unhex(printf('00000000000070008000%012x', n)), 'Growth', 'user' || (n % ?2), 1 FROM c",
     )
     .bind(size.chats)
     .bind(USERS)
-    .bind(size.chats_with_messages)
-    .bind(size.messages_each)
     .execute(&mut connection)
     .await?;
     sqlx::query("INSERT INTO chat_members (chat_id, user_id, role, joined_at) SELECT id, created_by, 1, 1 FROM chats")

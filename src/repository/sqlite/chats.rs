@@ -55,8 +55,8 @@ impl ChatRepository for SqliteStore {
         bounded(async {
             let row = sqlx::query(
                 "SELECT c.id, c.title, c.created_by, c.created_at, c.last_sequence, c.access_version, m.role
-                 FROM chats c LEFT JOIN chat_members m ON m.chat_id = c.id AND m.user_id = ?2
-                 WHERE c.id = ?1 AND c.deleted_at IS NULL",
+                 FROM live_chats c LEFT JOIN chat_members m ON m.chat_id = c.id AND m.user_id = ?2
+                 WHERE c.id = ?1",
             )
             .bind(chat_id.as_uuid())
             .bind(user_id.as_str())
@@ -97,8 +97,8 @@ impl ChatRepository for SqliteStore {
         bounded(async {
             let rows = sqlx::query(
                 "SELECT c.id, c.title, c.created_by, c.created_at, c.last_sequence
-                 FROM chat_members m JOIN chats c ON c.id = m.chat_id
-                 WHERE m.user_id = ? AND m.chat_id < ? AND c.deleted_at IS NULL
+                 FROM chat_members m JOIN live_chats c ON c.id = m.chat_id
+                 WHERE m.user_id = ? AND m.chat_id < ?
                  ORDER BY m.chat_id DESC LIMIT ?",
             )
             .bind(user_id.as_str())
@@ -202,13 +202,11 @@ impl ChatRepository for SqliteStore {
 
     async fn positions(&self, chat_ids: &[ChatId]) -> Result<Vec<ChatPosition>> {
         bounded(async {
-            let rows = sqlx::query(
-                "SELECT id, last_sequence, access_version FROM chats
-                 WHERE id IN (SELECT unhex(value) FROM json_each(?)) AND deleted_at IS NULL",
-            )
-            .bind(hex_ids(chat_ids.iter().copied()))
-            .fetch_all(&self.readers)
-            .await?;
+            let rows =
+                sqlx::query("SELECT id, last_sequence, access_version FROM live_chats WHERE id IN (SELECT unhex(value) FROM json_each(?))")
+                    .bind(hex_ids(chat_ids.iter().copied()))
+                    .fetch_all(&self.readers)
+                    .await?;
             rows.iter()
                 .map(|row| {
                     Ok(ChatPosition {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
+use super::checkpoint::{self, Checkpoints};
 use super::{BUSY_TIMEOUT, PRAGMAS, Writer};
 use crate::model::{AppendOutcome, ChatId, ChatRole, Clock, NewMessage, SystemClock, Timestamp, access};
 use crate::repository::{AppendLane, Result, StoreError, bounded, role};
@@ -18,11 +19,12 @@ pub(super) struct SqliteLane {
     writer: Writer,
     /// `None`: not opened yet, or its transaction could not be ended.
     connection: Option<Connection>,
+    checkpoints: Checkpoints,
 }
 
 impl SqliteLane {
     pub fn new(path: PathBuf, writer: Writer) -> Self {
-        Self { path, writer, connection: None }
+        Self { checkpoints: Checkpoints::start(path.clone()), path, writer, connection: None }
     }
 }
 
@@ -38,16 +40,23 @@ impl AppendLane for SqliteLane {
         let _writer = locked.map_err(|_| StoreError::Undone(sqlx::Error::PoolTimedOut))?;
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => open(&self.path).map_err(StoreError::before_commit)?,
+            None => {
+                let opened = open(&self.path).map_err(|error| StoreError::from(error).before_commit())?;
+                checkpoint::watch(&opened);
+                opened
+            }
         };
         let appended = append(&mut connection, batch);
+        if appended.is_ok() {
+            self.checkpoints.committed(&connection);
+        }
         // One with an open transaction is closed: that ends it.
         self.connection = Some(connection).filter(Connection::is_autocommit);
         appended
     }
 }
 
-fn open(path: &Path) -> Result<Connection> {
+pub(super) fn open(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     for (name, value) in PRAGMAS {
@@ -61,24 +70,21 @@ fn open(path: &Path) -> Result<Connection> {
 struct ChatState {
     last_sequence: i64,
     last_message_at: Timestamp,
-    /// Whether the batch moved it.
-    moved: bool,
 }
 
 /// Of what fails only a commit may have happened: whatever ends the transaction before undoes it.
 fn append(connection: &mut Connection, batch: &[NewMessage]) -> Result<Vec<AppendOutcome>> {
     let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(StoreError::from);
     let tx = begun.map_err(StoreError::before_commit)?;
-    let (outcomes, moved) = place_all(&tx, batch).map_err(StoreError::before_commit)?;
-    if moved {
+    let outcomes = place_all(&tx, batch).map_err(StoreError::before_commit)?;
+    if outcomes.iter().any(|outcome| matches!(outcome, AppendOutcome::Stored { .. })) {
         // Whatever it says: the log may have it.
         tx.commit().map_err(|error| StoreError::Unavailable(sqlx::Error::AnyDriverError(error.into())))?;
     }
     Ok(outcomes)
 }
 
-/// The batch's outcomes, and whether there is anything to commit.
-fn place_all(tx: &Transaction<'_>, batch: &[NewMessage]) -> Result<(Vec<AppendOutcome>, bool)> {
+fn place_all(tx: &Transaction<'_>, batch: &[NewMessage]) -> Result<Vec<AppendOutcome>> {
     let now = SystemClock.now();
     let mut statements = Statements::of(tx)?;
     // `None`: there is no such chat.
@@ -94,12 +100,7 @@ fn place_all(tx: &Transaction<'_>, batch: &[NewMessage]) -> Result<(Vec<AppendOu
             None => AppendOutcome::NotFound,
         });
     }
-    let mut moved = false;
-    for (id, chat) in chats.iter().filter_map(|(id, chat)| Some((id, chat.as_ref().filter(|chat| chat.moved)?))) {
-        statements.raise(*id, chat)?;
-        moved = true;
-    }
-    Ok((outcomes, moved))
+    Ok(outcomes)
 }
 
 struct Statements<'a> {
@@ -107,13 +108,16 @@ struct Statements<'a> {
     role: CachedStatement<'a>,
     stored: CachedStatement<'a>,
     insert: CachedStatement<'a>,
-    raise: CachedStatement<'a>,
 }
 
 impl<'a> Statements<'a> {
     fn of(tx: &'a Transaction<'_>) -> Result<Self> {
         Ok(Self {
-            chat: tx.prepare_cached("SELECT last_sequence, last_message_at FROM chats WHERE id = ? AND deleted_at IS NULL")?,
+            // By its newest message, where it has one.
+            chat: tx.prepare_cached(
+                "SELECT coalesce(m.sequence, 0), coalesce(m.created_at, 0) FROM chats c LEFT JOIN messages m ON m.chat_id = c.id
+                 WHERE c.id = ? AND c.deleted_at IS NULL ORDER BY m.sequence DESC LIMIT 1",
+            )?,
             role: tx.prepare_cached("SELECT role FROM chat_members WHERE chat_id = ? AND user_id = ?")?,
             stored: tx.prepare_cached(
                 "SELECT sequence, created_at, text = ? FROM messages WHERE chat_id = ? AND sender_id = ? AND client_message_id = ?",
@@ -122,13 +126,12 @@ impl<'a> Statements<'a> {
                 "INSERT INTO messages (chat_id, sequence, sender_id, client_message_id, text, created_at) VALUES (?, ?, ?, ?, ?, ?)
                  ON CONFLICT (chat_id, sender_id, client_message_id) DO NOTHING",
             )?,
-            raise: tx.prepare_cached("UPDATE chats SET last_sequence = ?, last_message_at = ? WHERE id = ?")?,
         })
     }
 
     fn chat(&mut self, id: ChatId) -> Result<Option<ChatState>> {
         let state = self.chat.query_row([id.as_uuid().as_bytes()], |row| {
-            Ok(ChatState { last_sequence: row.get(0)?, last_message_at: Timestamp::from_micros(row.get(1)?), moved: false })
+            Ok(ChatState { last_sequence: row.get(0)?, last_message_at: Timestamp::from_micros(row.get(1)?) })
         });
         Ok(state.optional()?)
     }
@@ -156,7 +159,7 @@ impl<'a> Statements<'a> {
                 created_at.as_micros()
             ];
             if self.insert.execute(row)? == 1 {
-                *chat = ChatState { last_sequence: sequence, last_message_at: created_at, moved: true };
+                *chat = ChatState { last_sequence: sequence, last_message_at: created_at };
                 return Ok(AppendOutcome::Stored { sequence, created_at });
             }
         }
@@ -169,11 +172,6 @@ impl<'a> Statements<'a> {
             None if role.is_some() => Ok(AppendOutcome::Denied),
             None => Ok(AppendOutcome::NotFound),
         }
-    }
-
-    fn raise(&mut self, id: ChatId, chat: &ChatState) -> Result<()> {
-        self.raise.execute(params![chat.last_sequence, chat.last_message_at.as_micros(), id.as_uuid().as_bytes()])?;
-        Ok(())
     }
 }
 

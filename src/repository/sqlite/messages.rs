@@ -10,14 +10,14 @@ use crate::model::message::MESSAGE_OVERHEAD_BYTES;
 use crate::model::{Bound, ChatId, Message, Page, PageQuery};
 use crate::repository::{AppendLane, MessageRepository, Result, bounded};
 
-/// One statement, so one snapshot: the membership that allows the page, the chat's last sequence, and the messages. `weight`
+/// One statement, so one snapshot: the membership that allows the page, the chat's last sequence, which is looked up once, and the messages. `weight`
 /// is the running weight before each message, so the row that passes the limit is the last one.
 macro_rules! page {
     ($bound:literal, $order:literal) => {
         concat!(
-            "WITH access AS (
-                 SELECT c.last_sequence FROM chats c
-                 WHERE c.id = ?1 AND c.deleted_at IS NULL
+            "WITH access AS MATERIALIZED (
+                 SELECT c.last_sequence FROM live_chats c
+                 WHERE c.id = ?1
                    AND (?3 OR EXISTS (SELECT 1 FROM chat_members m WHERE m.chat_id = c.id AND m.user_id = ?2))
              )
              SELECT a.last_sequence, p.* FROM access a LEFT JOIN (
