@@ -187,11 +187,13 @@ impl State {
     /// answered last, for whoever was answered sends again. One part is being answered while the others are appended. Taking all that waits,
     /// the senders would fall in step: nobody sends while all of them wait for one large commit, and the first to send then has a commit
     /// alone.
+    ///
+    /// A part for each lane that appends, as one that can't, since all that waits is of chats that others have, takes nothing.
     fn batch_size(&self, lane: usize) -> usize {
-        let appended: usize = self.lanes.iter().enumerate().filter(|(at, l)| *at == lane || l.since.is_some()).map(|(_, l)| l.taken).sum();
+        let appending = || self.lanes.iter().enumerate().filter(|(at, l)| *at == lane || l.since.is_some());
+        let appended: usize = appending().map(|(_, l)| l.taken).sum();
         let under_way = self.waiting.len() + appended;
-        let lanes = if under_way < 2 * HELP_FROM_MESSAGES { 1 } else { self.lanes.len() };
-        under_way.div_ceil(lanes + 1).clamp(BATCH_MESSAGES_MIN, BATCH_MESSAGES_MAX)
+        under_way.div_ceil(appending().count() + 1).clamp(BATCH_MESSAGES_MIN, BATCH_MESSAGES_MAX)
     }
 
     /// The first ones that no other batch holds up.
