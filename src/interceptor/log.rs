@@ -52,11 +52,10 @@ impl<S: HttpService> Service<Request<Body>> for Log<S> {
         let answer = Arc::clone(&context).serve(answer.instrument(span));
         Box::pin(async move {
             let mut response = answer.await?;
-            // Ids are made of characters that a header may hold.
-            if let Ok(id) = HeaderValue::from_str(&context.request_id) {
+            if let Some(id) = only_here(&context.request_id) {
                 response.headers_mut().insert(REQUEST_ID, id);
             }
-            if let Some(traceparent) = traceparent.and_then(|text| HeaderValue::from_str(&text).ok()) {
+            if let Some(traceparent) = traceparent.as_deref().and_then(only_here) {
                 response.headers_mut().insert(TRACEPARENT, traceparent);
             }
             // What isn't gRPC tells its code beside its headers.
@@ -68,6 +67,14 @@ impl<S: HttpService> Service<Request<Body>> for Log<S> {
             Ok(response.map(|inner| Body::new(LoggedBody { inner, line })))
         })
     }
+}
+
+/// A header's value that no other answer has: HTTP/2 is told to keep it out of its tables, on both sides, where it would drive others out.
+/// (Ids are made of characters that a header may hold.)
+fn only_here(id: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(id).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 /// The request's span, of which the client's is the parent.

@@ -30,7 +30,9 @@ pub mod codec {
     use tonic::codec::{BufferSettings, Codec};
     use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
-    const BUFFER_BYTES: usize = 1024;
+    /// A small message fits; a larger one makes room for itself. A stream has as much as long as it lives.
+    const RECEIVED_BYTES: usize = 256;
+    const SENT_BYTES: usize = 1024;
     /// How much of a stream's answers is gathered.
     const GATHERED_BYTES: usize = 32 * 1024;
 
@@ -49,11 +51,11 @@ pub mod codec {
         type Decoder = ProstDecoder<D>;
 
         fn encoder(&mut self) -> ProstEncoder<E> {
-            ProstCodec::<E, D>::raw_encoder(BufferSettings::new(BUFFER_BYTES, GATHERED_BYTES))
+            ProstCodec::<E, D>::raw_encoder(BufferSettings::new(SENT_BYTES, GATHERED_BYTES))
         }
 
         fn decoder(&mut self) -> ProstDecoder<D> {
-            ProstCodec::<E, D>::raw_decoder(BufferSettings::new(BUFFER_BYTES, GATHERED_BYTES))
+            ProstCodec::<E, D>::raw_decoder(BufferSettings::new(RECEIVED_BYTES, GATHERED_BYTES))
         }
     }
 }

@@ -1,7 +1,8 @@
 //! A connection's life: the handshake, its requests, and its end: by its client, by a limit, or by the server's stop.
 
+use std::io;
 use std::net::IpAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -69,8 +71,8 @@ pub async fn serve(
     match tls {
         None => until_cut(stream, peer, service, limits, draining).await,
         // Behind pointers: a task keeps room for all that is passed on in it, at each place that it is passed through.
-        Some(config) => match in_time(limits.handshake_due, draining, Box::pin(TlsAcceptor::from(config).accept(stream))).await {
-            Ok(Ok(stream)) => until_cut(Box::new(stream), peer, service, limits, draining).await,
+        Some(config) => match in_time(limits.handshake_due, draining, Box::pin(handshake(config, stream))).await {
+            Ok(Ok(stream)) => until_cut(stream, peer, service, limits, draining).await,
             Ok(Err(error)) => {
                 metrics::connection_refused(Turned::HandshakeFailed);
                 tracing::debug!(error = %error, "a TLS handshake failed");
@@ -81,6 +83,10 @@ pub async fn serve(
             }
         },
     }
+}
+
+async fn handshake<I: AsyncRead + AsyncWrite + Unpin>(config: Arc<ServerConfig>, stream: I) -> io::Result<Box<TlsStream<I>>> {
+    TlsAcceptor::from(config).accept(stream).await.map(Box::new)
 }
 
 /// A handshake, which a stop doesn't wait for.
@@ -110,7 +116,7 @@ where
     let cut = Cut(CancellationToken::new());
     // Boxed, as it is kept twice otherwise: as what is passed on, and as what is run.
     let mut http = Box::pin(http(io, peer, service, limits, draining, &cut));
-    if let Either::Right(()) = either(&mut http, cut.0.cancelled()).await {
+    if let Either::Right(()) = either(&mut http, pin!(cut.0.cancelled())).await {
         tracing::debug!("a connection is cut: its client took nothing for too long");
     }
 }
@@ -122,7 +128,6 @@ where
     let (io, spoken) = FrameGuard::new(io, limits.control_frames_per_second_max);
     let activity = Activity::new();
     let (io, turns) = Gather::new(io, activity.clone());
-    let builder = builder(limits, &activity);
     // Also cancelled with its parent.
     let leaving = draining.child_token();
     let successor = Successor::default();
@@ -136,18 +141,23 @@ where
         extensions.insert(successor);
         request.map(Body::new)
     }));
-    let mut connection = turns.of(Box::pin(builder.serve_connection_with_upgrades(TokioIo::new(io), service)));
-    let mut age = std::pin::pin!(aged(limits.age_max));
-    let told = async {
-        tokio::select! {
-            biased;
-            () = draining.cancelled() => Reason::Stop,
-            () = silent(limits.handshake_due, &spoken) => Reason::Silent,
-            () = idle(limits.idle_due, &activity, &spoken) => Reason::Idle,
-            () = age.as_mut() => Reason::Age,
-        }
+    // Owned: the builder needn't stay for it.
+    let connection = builder(limits, &activity).serve_connection_with_upgrades(TokioIo::new(io), service).into_owned();
+    let mut connection = turns.of(Box::pin(connection));
+    let mut age = pin!(aged(limits.age_max));
+    let ended = {
+        let told = pin!(async {
+            tokio::select! {
+                biased;
+                () = draining.cancelled() => Reason::Stop,
+                () = silent(limits.handshake_due, &spoken) => Reason::Silent,
+                () = idle(limits.idle_due, &activity, &spoken) => Reason::Idle,
+                () = age.as_mut() => Reason::Age,
+            }
+        });
+        either(&mut connection, told).await
     };
-    let reason = match either(&mut connection, told).await {
+    let reason = match ended {
         Either::Left(ended) => {
             ended_by_itself(ended);
             let Some(successor) = successor.take() else { return };

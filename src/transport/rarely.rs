@@ -4,7 +4,7 @@
 //! notes that it was called and wakes the task: only then they are polled.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
@@ -67,15 +67,16 @@ impl Wake for Woken {
     }
 }
 
-/// Waits for `work`, or for `rare`, which is polled only when it was woken. If both are ready it is the work.
-pub async fn either<W: Future + Unpin, R: Future>(work: &mut W, rare: R) -> Either<W::Output, R::Output> {
-    let (mut rare, mut rarely) = (pin!(rare), Rarely::new());
+/// Waits for `work`, or for `rare`, which is polled only when it was woken. If both are ready it is the work. Both are pointers: what
+/// an async function is given is kept twice.
+pub async fn either<W: Future + Unpin, R: Future + Unpin>(work: &mut W, mut rare: R) -> Either<W::Output, R::Output> {
+    let mut rarely = Rarely::new();
     poll_fn(move |cx| {
         if let Poll::Ready(done) = Pin::new(&mut *work).poll(cx) {
             return Poll::Ready(Either::Left(done));
         }
         if rarely.is_due(cx) {
-            return rare.as_mut().poll(&mut Context::from_waker(&rarely.waker)).map(Either::Right);
+            return Pin::new(&mut rare).poll(&mut Context::from_waker(&rarely.waker)).map(Either::Right);
         }
         Poll::Pending
     })

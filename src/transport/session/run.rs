@@ -171,8 +171,8 @@ where
     pub fn run(self) -> impl Future<Output = ()> {
         let outbox = self.outbox.clone();
         // The panic hook has logged it. Nothing of the session is used after it but the outbox, which is whole between any two calls.
-        // A combinator and no async block, which would keep room for the session twice.
-        AssertUnwindSafe(self.live()).catch_unwind().then(move |ended| async move {
+        // A combinator and no async block, and behind a pointer: what an async function is given is kept twice, as that and as what it uses.
+        AssertUnwindSafe(Box::new(self).live()).catch_unwind().then(move |ended| async move {
             if ended.is_err() {
                 outbox.end(status::refused(Refused::Panicked));
                 linger(&outbox).await;
@@ -180,7 +180,7 @@ where
         })
     }
 
-    async fn live(mut self) {
+    async fn live(mut self: Box<Self>) {
         let status = loop {
             let input = poll_fn(|cx| self.poll_next(cx)).await;
             if let Err(end) = self.handle(input) {
