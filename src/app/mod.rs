@@ -12,6 +12,7 @@ mod lifecycle;
 mod lines;
 mod metrics;
 mod panics;
+mod plain;
 mod probes;
 pub mod server;
 mod telemetry;

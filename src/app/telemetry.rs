@@ -1,40 +1,42 @@
 //! Logs: lines on stderr, as text or JSON. And spans, where traces are exported.
 
+use std::io::{IsTerminal, stderr};
+
+use tracing::Subscriber;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{FilterExt, LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, fmt};
 
 use super::lines;
+use super::plain::Plain;
 use super::traces::Traces;
 use crate::config::{LogArgs, LogFormat};
 use crate::observe::trace;
 
-/// Lines, before it is said how they look.
-macro_rules! lines {
-    () => {
-        fmt::layer().with_writer(lines::start())
-    };
+/// Lines as they are asked for. In colors on a terminal alone, unless NO_COLOR is set.
+fn lines<S: Subscriber + for<'a> LookupSpan<'a>>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync> {
+    let lines = fmt::layer().with_writer(lines::start());
+    let in_colors = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+    match format {
+        LogFormat::Json => Box::new(lines.json().flatten_event(true)),
+        LogFormat::Text if in_colors => Box::new(lines.with_ansi(true)),
+        LogFormat::Text => Box::new(lines.with_ansi(false).fmt_fields(Plain)),
+    }
 }
 
 /// Starts logging, and making spans where there are `traces`; the first call of the process counts.
 pub fn start(args: &LogArgs, traces: Option<&Traces>) -> Result<(), LogError> {
     let filter = EnvFilter::try_new(&args.log).map_err(|error| LogError(error.to_string()))?;
     let Some(traces) = traces else {
-        let chosen = tracing_subscriber::registry().with(filter).with(caps());
-        drop(match args.log_format {
-            LogFormat::Text => chosen.with(lines!()).try_init(),
-            LogFormat::Json => chosen.with(lines!().json().flatten_event(true)).try_init(),
-        });
+        drop(tracing_subscriber::registry().with(filter).with(caps()).with(lines(args.log_format)).try_init());
         return Ok(());
     };
     // What is logged and what is traced are two choices: neither may hide something from the other.
     let (spans, chosen) = (tracing_subscriber::registry().with(traces.layer::<Registry>()), filter.and(caps()));
-    let started = match args.log_format {
-        LogFormat::Text => spans.with(lines!().with_filter(chosen)).try_init(),
-        LogFormat::Json => spans.with(lines!().json().flatten_event(true).with_filter(chosen)).try_init(),
-    };
+    let started = spans.with(lines(args.log_format).with_filter(chosen)).try_init();
     if started.is_ok() {
         trace::switch_on();
     }

@@ -1,0 +1,156 @@
+//! How a line's fields look where no terminal shows them: as the library writes them, without its colors, for which it makes several calls of
+//! the formatter a field even where they are off.
+
+use std::error::Error;
+use std::fmt::{self, Debug, Write};
+
+use tracing::field::{Field, Visit};
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::Writer;
+
+/// `message name=value name=value`; texts in quotes.
+pub struct Plain;
+
+impl<'writer> FormatFields<'writer> for Plain {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'writer>, fields: R) -> fmt::Result {
+        let mut line = Fields { out: Escaped(writer), is_first: true, result: Ok(()) };
+        fields.record(&mut line);
+        line.result
+    }
+}
+
+struct Fields<'writer> {
+    out: Escaped<'writer>,
+    is_first: bool,
+    result: fmt::Result,
+}
+
+impl Fields<'_> {
+    fn write(&mut self, field: &Field, value: impl FnOnce(&mut Escaped<'_>) -> fmt::Result) -> fmt::Result {
+        // Of a record of the `log` crate, whose place the line has already.
+        if field.name().starts_with("log.") {
+            return Ok(());
+        }
+        if !std::mem::take(&mut self.is_first) {
+            self.out.write_char(' ')?;
+        }
+        if field.name() != "message" {
+            self.out.write_str(field.name())?;
+            self.out.write_char('=')?;
+        }
+        value(&mut self.out)
+    }
+
+    fn note(&mut self, field: &Field, value: impl FnOnce(&mut Escaped<'_>) -> fmt::Result) {
+        if self.result.is_ok() {
+            self.result = self.write(field, value);
+        }
+    }
+}
+
+impl Visit for Fields<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        let is_message = field.name() == "message";
+        self.note(field, |out| if is_message { out.write_str(value) } else { write!(out, "{value:?}") });
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
+        self.note(field, |out| {
+            write!(out, "{value}")?;
+            let mut sources = std::iter::successors(value.source(), |&error| error.source());
+            sources.try_for_each(|source| write!(out, ": {source}"))
+        });
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.note(field, |out| write!(out, "{value:?}"));
+    }
+}
+
+/// Whoever shows the log on a terminal later must not have it controlled by what a client has sent. Lines stay lines, as in a backtrace.
+struct Escaped<'writer>(Writer<'writer>);
+
+fn controls(c: char) -> bool {
+    c.is_control() && !matches!(c, '\n' | '\t')
+}
+
+impl Write for Escaped<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        // Nearly always there is none.
+        if !text.chars().any(controls) {
+            return self.0.write_str(text);
+        }
+        text.chars().try_for_each(|c| self.write_char(c))
+    }
+
+    fn write_char(&mut self, c: char) -> fmt::Result {
+        if controls(c) { write!(self.0, "{}", c.escape_default()) } else { self.0.write_char(c) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Out(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Out {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("it failed")]
+    struct Failed(#[source] io::Error);
+
+    fn lines(plain: bool) -> String {
+        let out = Out::default();
+        let writer = out.clone();
+        let layer = tracing_subscriber::fmt().without_time().with_ansi(false).with_writer(move || writer.clone());
+        let log = || {
+            let failed = Failed(io::Error::other("the disk is full"));
+            tracing::info!(text = "with \"quotes\"\n", number = 5, shown = %"/a/b", list = ?[1, 2], yes = true, duration_ms = 1.5, "a call");
+            tracing::warn!(nothing = tracing::field::Empty, "no fields but {}", "this");
+            tracing::error!(error = %failed);
+        };
+        if plain {
+            tracing::subscriber::with_default(layer.fmt_fields(Plain).finish(), log);
+        } else {
+            tracing::subscriber::with_default(layer.finish(), log);
+        }
+        let bytes = out.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn lines_are_what_the_library_writes() {
+        let plain = lines(true);
+        assert_eq!(plain, lines(false));
+        assert!(plain.contains(r#"a call text="with \"quotes\"\n" number=5 shown=/a/b list=[1, 2] yes=true duration_ms=1.5"#), "{plain}");
+    }
+
+    #[test]
+    fn what_controls_a_terminal_is_shown_and_not_done() {
+        let out = Out::default();
+        let writer = out.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).fmt_fields(Plain).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let error: &(dyn Error + 'static) = &Failed(io::Error::other("\u{1b}[2J"));
+            tracing::info!(shown = %"\u{1b}[31m\u{9b}", error, "red\u{7}");
+        });
+        let bytes = out.0.lock().unwrap().clone();
+        let text = String::from_utf8(bytes).unwrap();
+        assert!(!text.trim_end().contains(char::is_control), "{text:?}");
+        assert!(text.contains(r"red\u{7} shown=\u{1b}[31m\u{9b} error=it failed: \u{1b}[2J"), "{text}");
+    }
+}
