@@ -1,5 +1,5 @@
-//! How a line's fields look where no terminal shows them: as the library writes them, without its colors, for which it makes several calls of
-//! the formatter a field even where they are off.
+//! How a line's fields look: as the library writes them, but without its colors, for which it makes several calls of the formatter a field even
+//! where they are off, and without anything that controls a terminal.
 
 use std::error::Error;
 use std::fmt::{self, Debug, Write};
@@ -14,7 +14,7 @@ pub struct Plain;
 
 impl<'writer> FormatFields<'writer> for Plain {
     fn format_fields<R: RecordFields>(&self, writer: Writer<'writer>, fields: R) -> fmt::Result {
-        let mut line = Fields { out: Escaped(writer), is_first: true, result: Ok(()) };
+        let mut line = Fields { out: Escaped { writer, keeps_lines: false }, is_first: true, result: Ok(()) };
         fields.record(&mut line);
         line.result
     }
@@ -39,6 +39,8 @@ impl Fields<'_> {
             self.out.write_str(field.name())?;
             self.out.write_char('=')?;
         }
+        // Lines stay lines in what is written to be read; what comes from elsewhere must not begin one.
+        self.out.keeps_lines = matches!(field.name(), "message" | "backtrace");
         value(&mut self.out)
     }
 
@@ -68,24 +70,29 @@ impl Visit for Fields<'_> {
     }
 }
 
-/// Whoever shows the log on a terminal later must not have it controlled by what a client has sent. Lines stay lines, as in a backtrace.
-struct Escaped<'writer>(Writer<'writer>);
+/// Whoever shows the log on a terminal, now or later, must not have it controlled by what somebody has sent.
+struct Escaped<'writer> {
+    writer: Writer<'writer>,
+    keeps_lines: bool,
+}
 
-fn controls(c: char) -> bool {
-    c.is_control() && !matches!(c, '\n' | '\t')
+impl Escaped<'_> {
+    fn controls(&self, c: char) -> bool {
+        c.is_control() && !(self.keeps_lines && matches!(c, '\n' | '\t'))
+    }
 }
 
 impl Write for Escaped<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         // Nearly always there is none.
-        if !text.chars().any(controls) {
-            return self.0.write_str(text);
+        if !text.chars().any(|c| self.controls(c)) {
+            return self.writer.write_str(text);
         }
         text.chars().try_for_each(|c| self.write_char(c))
     }
 
     fn write_char(&mut self, c: char) -> fmt::Result {
-        if controls(c) { write!(self.0, "{}", c.escape_default()) } else { self.0.write_char(c) }
+        if self.controls(c) { write!(self.writer, "{}", c.escape_default()) } else { self.writer.write_char(c) }
     }
 }
 
@@ -133,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_what_the_library_writes() {
+    fn without_controls_lines_are_what_the_library_writes_without_colors() {
         let plain = lines(true);
         assert_eq!(plain, lines(false));
         assert!(plain.contains(r#"a call text="with \"quotes\"\n" number=5 shown=/a/b list=[1, 2] yes=true duration_ms=1.5"#), "{plain}");
@@ -146,11 +153,11 @@ mod tests {
         let subscriber = tracing_subscriber::fmt().with_ansi(false).fmt_fields(Plain).with_writer(move || writer.clone()).finish();
         tracing::subscriber::with_default(subscriber, || {
             let error: &(dyn Error + 'static) = &Failed(io::Error::other("\u{1b}[2J"));
-            tracing::info!(shown = %"\u{1b}[31m\u{9b}", error, "red\u{7}");
+            tracing::info!(shown = %"\u{1b}[31m\u{9b}\nINFO forged", error, "red\u{7}\ngreen");
         });
         let bytes = out.0.lock().unwrap().clone();
         let text = String::from_utf8(bytes).unwrap();
-        assert!(!text.trim_end().contains(char::is_control), "{text:?}");
-        assert!(text.contains(r"red\u{7} shown=\u{1b}[31m\u{9b} error=it failed: \u{1b}[2J"), "{text}");
+        assert_eq!(text.chars().filter(|c| c.is_control()).collect::<String>(), "\n\n", "of the message, and at the end: {text:?}");
+        assert!(text.contains(r"green shown=\u{1b}[31m\u{9b}\nINFO forged error=it failed: \u{1b}[2J"), "{text}");
     }
 }

@@ -22,8 +22,7 @@ fn lines<S: Subscriber + for<'a> LookupSpan<'a>>(format: LogFormat) -> Box<dyn L
     let in_colors = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
     match format {
         LogFormat::Json => Box::new(lines.json().flatten_event(true)),
-        LogFormat::Text if in_colors => Box::new(lines.with_ansi(true)),
-        LogFormat::Text => Box::new(lines.with_ansi(false).fmt_fields(Plain)),
+        LogFormat::Text => Box::new(lines.with_ansi(in_colors).fmt_fields(Plain)),
     }
 }
 

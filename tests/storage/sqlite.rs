@@ -54,6 +54,12 @@ async fn a_file_of_the_first_schema_goes_on_with_its_numbers_and_never_below_its
             sqlx::query(insert).bind(id.as_uuid()).bind(sequence).bind(ahead).execute(&mut connection).await.unwrap();
         }
     }
+    // Somebody has removed the newest message by hand.
+    sqlx::query("UPDATE chats SET last_sequence = 3 WHERE id = ?").bind(chat.as_uuid()).execute(&mut connection).await.unwrap();
+    let refused = SqliteStore::open(&options, true).await.map(drop).unwrap_err();
+    let told = std::iter::successors(Some(&refused as &dyn std::error::Error), |error| error.source()).last().unwrap().to_string();
+    assert!(told.contains("newest_messages_of_a_chat_are_missing"), "{told}");
+    sqlx::query("UPDATE chats SET last_sequence = 2 WHERE id = ?").bind(chat.as_uuid()).execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
 
     let store = SqliteStore::open(&options, true).await.unwrap();

@@ -1,14 +1,16 @@
 //! Moves the write-ahead log into the file while the lane goes on.
 //!
 //! Left to a commit, this holds up the lane, and everybody who sends, for as long as it takes. So a thread of its own does it, by a
-//! connection of its own, pass after pass, each of what the last one left and of what was committed meanwhile. A log begins anew only where
-//! all of it is moved when a commit begins: the last little bit is moved by the lane, between two commits.
+//! connection of its own, pass after pass, each of what was committed during the one before. A log begins anew only where all of it is moved
+//! when a commit begins: what came during the last pass is moved by the lane, between two commits, with the file's flush, which SQLite does only then.
 
 use std::cell::Cell;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
@@ -16,11 +18,11 @@ use super::lane::open;
 
 /// Pages in the log, 16 MiB, from which it is moved. One that is written again and again before is moved once.
 const FROM_PAGES: u32 = 8_000;
-/// So few are left to the lane.
+/// So few that came during a pass are left to the lane; and where it is four times as many by then, they go back to the thread.
 const LEFT_PAGES: u32 = 400;
 /// Pages in the log, 64 MiB, at which the lane waits for the thread, and moves what there is: the log doesn't grow for ever where commits
 /// are faster.
-pub(super) const MOST_PAGES: u32 = 32_000;
+const MOST_PAGES: u32 = 32_000;
 
 /// When the log is moved.
 #[derive(Clone, Copy, Debug)]
@@ -37,8 +39,8 @@ enum Work {
     None,
     /// The thread's.
     Moves,
-    /// The lane's, for the thread has done what it can.
-    Rest,
+    /// The lane's, for the thread has moved so many pages and can do no more.
+    Rest(u32),
 }
 
 #[derive(Debug)]
@@ -46,7 +48,11 @@ struct Shared {
     work: Mutex<Work>,
     /// The thread has done what it can.
     done: Condvar,
+    told_at: Mutex<Option<Instant>>,
 }
+
+/// How often it is told that the log can't be moved.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Work> {
@@ -56,6 +62,14 @@ impl Shared {
     fn set(&self, work: Work) {
         *self.lock() = work;
         self.done.notify_all();
+    }
+
+    fn tell(&self, error: &dyn Display) {
+        let mut told_at = self.told_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if told_at.is_none_or(|at| at.elapsed() >= TOLD_EVERY) {
+            *told_at = Some(Instant::now());
+            tracing::warn!(error = %error, "the write-ahead log could not be moved into the file; later again");
+        }
     }
 }
 
@@ -86,36 +100,42 @@ impl Checkpoints {
     }
 
     fn within(bounds: Bounds, path: PathBuf) -> Self {
-        let shared = Arc::new(Shared { work: Mutex::new(Work::None), done: Condvar::new() });
+        let shared = Arc::new(Shared { work: Mutex::new(Work::None), done: Condvar::new(), told_at: Mutex::new(None) });
         let (wake, woken) = sync_channel(1);
         let run = {
             let shared = Arc::clone(&shared);
-            move || run(&path, bounds, &shared, &woken)
+            move || run(&path, bounds, &shared, woken)
         };
         let thread = std::thread::Builder::new().name("checkpoint".to_owned()).spawn(run).expect("moving the log needs a thread");
         Self { bounds, shared, thread: Some((wake, thread)) }
     }
 
-    /// Behind a commit of a watched connection on this thread.
-    pub fn committed(&self, connection: &Connection) {
-        let pages = PAGES.get();
+    /// Between two transactions of a watched connection on this thread.
+    pub fn proceed(&self, connection: &Connection) {
+        let pages = PAGES.take();
         if pages < self.bounds.from {
             return;
         }
         let mut work = self.shared.lock();
-        if *work == Work::None {
-            *work = Work::Moves;
-            drop(work);
-            self.wake();
-            return;
-        }
         while *work == Work::Moves && pages >= self.bounds.most {
             work = self.shared.done.wait(work).unwrap_or_else(PoisonError::into_inner);
         }
-        if *work == Work::Rest {
-            *work = Work::None;
-            drop(work);
-            told(pass(connection));
+        match *work {
+            Work::Moves => {}
+            Work::Rest(moved) if pages.saturating_sub(moved) <= 4 * self.bounds.left || pages >= self.bounds.most => {
+                *work = Work::None;
+                drop(work);
+                match pass(connection) {
+                    Ok(pass) if pass.moved < pass.pages && pass.pages >= self.bounds.most => self.shared.tell(&HELD),
+                    Ok(_) => {}
+                    Err(error) => self.shared.tell(&error),
+                }
+            }
+            Work::None | Work::Rest(_) => {
+                *work = Work::Moves;
+                drop(work);
+                self.wake();
+            }
         }
     }
 
@@ -123,7 +143,7 @@ impl Checkpoints {
         let woken = self.thread.as_ref().map(|(wake, _)| wake.try_send(()));
         // One that is gone has left it all to the lane.
         if let Some(Err(TrySendError::Disconnected(()))) | None = woken {
-            self.shared.set(Work::Rest);
+            self.shared.set(Work::Rest(u32::MAX));
         }
     }
 }
@@ -142,48 +162,62 @@ struct Running<'a>(&'a Shared);
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.0.set(Work::Rest);
+        self.0.set(Work::Rest(u32::MAX));
     }
 }
 
-fn run(path: &Path, bounds: Bounds, shared: &Shared, woken: &Receiver<()>) {
+fn run(path: &Path, bounds: Bounds, shared: &Shared, woken: Receiver<()>) {
     let _running = Running(shared);
+    // Goes first: what nobody hears any more isn't taken for heard.
+    let woken = woken;
     let mut connection = None;
     while let Ok(()) = woken.recv() {
         let moved = match &connection {
             Some(connection) => move_most(connection, bounds),
             None => open(path).and_then(|opened| move_most(connection.insert(opened), bounds)),
         };
-        if told(moved).is_none() {
+        // What isn't moved now is moved later; nothing is lost.
+        let moved = moved.unwrap_or_else(|error| {
+            shared.tell(&error);
             connection = None;
-        }
-        shared.set(Work::Rest);
+            u32::MAX
+        });
+        shared.set(Work::Rest(moved));
     }
 }
 
-/// Passes until little is left, or a pass leaves no less than half of what the one before did.
-fn move_most(connection: &Connection, bounds: Bounds) -> rusqlite::Result<()> {
+/// Passes until few pages come during one, or no less than half of what came during the one before. How many pages are moved.
+fn move_most(connection: &Connection, bounds: Bounds) -> rusqlite::Result<u32> {
+    let mut last = pass(connection)?;
     let mut before = u32::MAX;
     loop {
-        let left = pass(connection)?;
-        if left <= bounds.left || left >= before / 2 {
-            return Ok(());
+        let next = pass(connection)?;
+        let came = next.pages.saturating_sub(last.moved);
+        if came <= bounds.left || came >= before / 2 {
+            return Ok(next.moved);
         }
-        before = left;
+        (last, before) = (next, came);
     }
 }
 
-/// Moves what can be moved without making anybody wait; how many pages of the log are left.
-fn pass(connection: &Connection) -> rusqlite::Result<u32> {
-    connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
-        let (pages, moved): (i64, i64) = (row.get(1)?, row.get(2)?);
-        Ok((pages - moved).max(0).try_into().unwrap_or(u32::MAX))
-    })
+/// Why a log isn't moved whole: what moves it makes nobody wait.
+const HELD: &str = "another program moves it, or somebody reads at an old state";
+
+#[derive(Clone, Copy)]
+struct Pass {
+    /// In the log when it began, and how many of them are in the file.
+    pages: u32,
+    moved: u32,
 }
 
-/// What isn't moved now is moved later; nothing is lost.
-fn told<T>(moved: rusqlite::Result<T>) -> Option<T> {
-    moved.inspect_err(|error| tracing::warn!(error = %error, "the write-ahead log could not be moved into the file; later again")).ok()
+/// Moves what can be moved without making anybody wait.
+fn pass(connection: &Connection) -> rusqlite::Result<Pass> {
+    // Where another program moves it there are no numbers: -1.
+    connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+        let (pages, moved): (i64, i64) = (row.get(1)?, row.get(2)?);
+        let pages_of = |count: i64, else_: u32| u32::try_from(count).unwrap_or(else_);
+        Ok(Pass { pages: pages_of(pages, u32::MAX), moved: pages_of(moved, 0) })
+    })
 }
 
 #[cfg(test)]
@@ -204,7 +238,7 @@ mod tests {
             let pages = PAGES.get();
             begun += usize::from(pages < before);
             (most, before) = (most.max(pages), pages);
-            checkpoints.committed(&connection);
+            checkpoints.proceed(&connection);
         }
         most
     }
@@ -223,8 +257,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("chat.db");
         let mut checkpoints = Checkpoints::within(FEW, path.clone());
-        let (wake, thread) = checkpoints.thread.take().unwrap();
-        drop(wake);
+        let (wake, _) = sync_channel(1);
+        let (alive, thread) = checkpoints.thread.replace((wake, std::thread::spawn(|| ()))).unwrap();
+        drop(alive);
         thread.join().unwrap();
         let most = commit(&path, &checkpoints, 5);
         assert!((FEW.from..FEW.most).contains(&most), "{most}");

@@ -39,7 +39,11 @@ impl AppendLane for SqliteLane {
         let locked = bounded(async { Ok(self.writer.lock().await) }).await;
         let _writer = locked.map_err(|_| StoreError::Undone(sqlx::Error::PoolTimedOut))?;
         let mut connection = match self.connection.take() {
-            Some(connection) => connection,
+            Some(connection) => {
+                // Not behind the last commit, whose messages are told first.
+                self.checkpoints.proceed(&connection);
+                connection
+            }
             None => {
                 let opened = open(&self.path).map_err(|error| StoreError::from(error).before_commit())?;
                 checkpoint::watch(&opened);
@@ -47,9 +51,6 @@ impl AppendLane for SqliteLane {
             }
         };
         let appended = append(&mut connection, batch);
-        if appended.is_ok() {
-            self.checkpoints.committed(&connection);
-        }
         // One with an open transaction is closed: that ends it.
         self.connection = Some(connection).filter(Connection::is_autocommit);
         appended

@@ -30,9 +30,9 @@ const PRAGMAS: [(&str, &str); 7] = [
     ("journal_mode", "wal"),
     // Each commit is on the disk before it returns.
     ("synchronous", "full"),
-    // Pages in the write-ahead log, 64 MiB, from which a commit that isn't the lane's moves them into the file, if nobody has done it before
+    // Pages in the write-ahead log, 32 MiB, from which a commit that isn't the lane's moves them into the file, if nobody has done it before
     // (`checkpoint`).
-    ("wal_autocheckpoint", "32000"),
+    ("wal_autocheckpoint", "16000"),
     // Bytes that the write-ahead log keeps of its size behind that.
     ("journal_size_limit", "67108864"),
     // What a statement may have to undo is else written to a file of its own, statement by statement.
