@@ -120,20 +120,15 @@ mod tests {
     #[error("it failed")]
     struct Failed(#[source] io::Error);
 
-    fn lines(plain: bool) -> String {
+    /// What is said, with the fields written by this, or by the library.
+    fn said(plain: bool, log: impl FnOnce()) -> String {
         let out = Out::default();
         let writer = out.clone();
-        let layer = tracing_subscriber::fmt().without_time().with_ansi(false).with_writer(move || writer.clone());
-        let log = || {
-            let failed = Failed(io::Error::other("the disk is full"));
-            tracing::info!(text = "with \"quotes\"\n", number = 5, shown = %"/a/b", list = ?[1, 2], yes = true, duration_ms = 1.5, "a call");
-            tracing::warn!(nothing = tracing::field::Empty, "no fields but {}", "this");
-            tracing::error!(error = %failed);
-        };
+        let lines = tracing_subscriber::fmt().without_time().with_ansi(false).with_writer(move || writer.clone());
         if plain {
-            tracing::subscriber::with_default(layer.fmt_fields(Plain).finish(), log);
+            tracing::subscriber::with_default(lines.fmt_fields(Plain).finish(), log);
         } else {
-            tracing::subscriber::with_default(layer.finish(), log);
+            tracing::subscriber::with_default(lines.finish(), log);
         }
         let bytes = out.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -141,22 +136,23 @@ mod tests {
 
     #[test]
     fn without_controls_lines_are_what_the_library_writes_without_colors() {
-        let plain = lines(true);
-        assert_eq!(plain, lines(false));
+        let log = || {
+            let failed = Failed(io::Error::other("the disk is full"));
+            tracing::info!(text = "with \"quotes\"\n", number = 5, shown = %"/a/b", list = ?[1, 2], yes = true, duration_ms = 1.5, "a call");
+            tracing::warn!(nothing = tracing::field::Empty, "no fields but {}", "this");
+            tracing::error!(error = %failed);
+        };
+        let plain = said(true, log);
+        assert_eq!(plain, said(false, log));
         assert!(plain.contains(r#"a call text="with \"quotes\"\n" number=5 shown=/a/b list=[1, 2] yes=true duration_ms=1.5"#), "{plain}");
     }
 
     #[test]
     fn what_controls_a_terminal_is_shown_and_not_done() {
-        let out = Out::default();
-        let writer = out.clone();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).fmt_fields(Plain).with_writer(move || writer.clone()).finish();
-        tracing::subscriber::with_default(subscriber, || {
+        let text = said(true, || {
             let error: &(dyn Error + 'static) = &Failed(io::Error::other("\u{1b}[2J"));
             tracing::info!(shown = %"\u{1b}[31m\u{9b}\nINFO forged", error, "red\u{7}\ngreen");
         });
-        let bytes = out.0.lock().unwrap().clone();
-        let text = String::from_utf8(bytes).unwrap();
         assert_eq!(text.chars().filter(|c| c.is_control()).collect::<String>(), "\n\n", "of the message, and at the end: {text:?}");
         assert!(text.contains(r"green shown=\u{1b}[31m\u{9b}\nINFO forged error=it failed: \u{1b}[2J"), "{text}");
     }

@@ -35,33 +35,44 @@ async fn a_sqlite_schema_that_is_too_old_or_too_new_is_refused() {
     }
 }
 
-#[tokio::test]
-async fn a_file_of_the_first_schema_goes_on_with_its_numbers_and_never_below_its_times() {
-    let folder = tempfile::tempdir().unwrap();
-    let options = SqliteOptions { path: folder.path().join("chat.db"), read_connections: 1 };
+/// Later than any clock: the year 2100, in microseconds.
+const AHEAD: i64 = 4_102_444_800_000_000;
+
+/// A file of the first schema, with two messages of u's in a chat, after which it says that so many were numbered, and with an empty chat.
+async fn first_schema(folder: &Path, last_sequence: i64) -> (SqliteOptions, ChatId, ChatId) {
+    let options = SqliteOptions { path: folder.join("chat.db"), read_connections: 1 };
     let all = Migrator::new(Path::new("migrations/sqlite")).await.unwrap();
     let first = Migrator::with_migrations(all.iter().filter(|migration| migration.version == 1).cloned().collect());
     let file = sqlx::sqlite::SqliteConnectOptions::new().filename(&options.path).create_if_missing(true);
     let mut connection = file.connect().await.unwrap();
     first.run(&mut connection).await.unwrap();
-    let (chat, empty, ahead) = (ChatId::generate(), ChatId::generate(), 4_102_444_800_000_000_i64);
-    for (id, last) in [(chat, 2_i64), (empty, 0)] {
+    let (chat, empty) = (ChatId::generate(), ChatId::generate());
+    for (id, last, at) in [(chat, last_sequence, AHEAD), (empty, 0, 0)] {
         let insert = "INSERT INTO chats (id, title, created_by, created_at, last_sequence, last_message_at) VALUES (?, 't', 'u', 1, ?, ?)";
-        sqlx::query(insert).bind(id.as_uuid()).bind(last).bind(last * ahead / 2).execute(&mut connection).await.unwrap();
+        sqlx::query(insert).bind(id.as_uuid()).bind(last).bind(at).execute(&mut connection).await.unwrap();
         sqlx::query("INSERT INTO chat_members VALUES (?, 'u', 1, 1)").bind(id.as_uuid()).execute(&mut connection).await.unwrap();
-        for sequence in 1..=last {
-            let insert = "INSERT INTO messages VALUES (?1, ?2, 'u', 'id' || ?2, 'text', ?3)";
-            sqlx::query(insert).bind(id.as_uuid()).bind(sequence).bind(ahead).execute(&mut connection).await.unwrap();
-        }
     }
-    // Somebody has removed the newest message by hand.
-    sqlx::query("UPDATE chats SET last_sequence = 3 WHERE id = ?").bind(chat.as_uuid()).execute(&mut connection).await.unwrap();
-    let refused = SqliteStore::open(&options, true).await.map(drop).unwrap_err();
-    let told = std::iter::successors(Some(&refused as &dyn std::error::Error), |error| error.source()).last().unwrap().to_string();
-    assert!(told.contains("newest_messages_of_a_chat_are_missing"), "{told}");
-    sqlx::query("UPDATE chats SET last_sequence = 2 WHERE id = ?").bind(chat.as_uuid()).execute(&mut connection).await.unwrap();
+    let insert = "INSERT INTO messages VALUES (?1, 1, 'u', 'id1', 'text', ?2), (?1, 2, 'u', 'id2', 'text', ?2)";
+    sqlx::query(insert).bind(chat.as_uuid()).bind(AHEAD).execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
+    (options, chat, empty)
+}
 
+#[tokio::test]
+async fn a_file_of_the_first_schema_that_lacks_newest_messages_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (options, ..) = first_schema(folder.path(), 3).await;
+    for _ in 0..2 {
+        let refused = SqliteStore::open(&options, true).await.map(drop).unwrap_err();
+        let told = std::iter::successors(Some(&refused as &dyn std::error::Error), |error| error.source()).last().unwrap().to_string();
+        assert!(told.contains("newest_messages_of_a_chat_are_missing"), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_the_first_schema_goes_on_with_its_numbers_and_never_below_its_times() {
+    let folder = tempfile::tempdir().unwrap();
+    let (options, chat, empty) = first_schema(folder.path(), 2).await;
     let store = SqliteStore::open(&options, true).await.unwrap();
     let mut lane = store.open_lane().await.unwrap();
     let outcomes =
@@ -74,7 +85,7 @@ async fn a_file_of_the_first_schema_goes_on_with_its_numbers_and_never_below_its
     else {
         panic!("{outcomes:?}")
     };
-    assert_eq!(created_at.as_micros(), ahead);
+    assert_eq!(created_at.as_micros(), AHEAD);
     let positions = store.positions(&[chat, empty]).await.unwrap();
     assert_eq!(positions.iter().find(|position| position.chat_id == chat).unwrap().last_sequence, 3);
     assert_eq!(positions.iter().find(|position| position.chat_id == empty).unwrap().last_sequence, 1);

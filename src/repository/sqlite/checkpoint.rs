@@ -7,7 +7,6 @@
 use std::cell::Cell;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,23 +15,19 @@ use rusqlite::Connection;
 
 use super::lane::open;
 
-/// Pages in the log, 16 MiB, from which it is moved. One that is written again and again before is moved once.
-const FROM_PAGES: u32 = 8_000;
-/// So few that came during a pass are left to the lane; and where it is four times as many by then, they go back to the thread.
-const LEFT_PAGES: u32 = 400;
-/// Pages in the log, 64 MiB, at which the lane waits for the thread, and moves what there is: the log doesn't grow for ever where commits
-/// are faster.
-const MOST_PAGES: u32 = 32_000;
-
-/// When the log is moved.
+/// When the log is moved, by its pages.
 #[derive(Clone, Copy, Debug)]
 struct Bounds {
+    /// From so many it is moved. One that is written again and again before is moved once.
     from: u32,
+    /// So few that came during a pass are left to the lane; and where it is four times as many by then, they go back to the thread.
     left: u32,
+    /// At so many the lane waits for the thread, and moves what there is: the log doesn't grow for ever where commits are faster.
     most: u32,
 }
 
-const BOUNDS: Bounds = Bounds { from: FROM_PAGES, left: LEFT_PAGES, most: MOST_PAGES };
+/// 16 MiB, 800 KiB, 64 MiB.
+const BOUNDS: Bounds = Bounds { from: 8_000, left: 400, most: 32_000 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Work {
@@ -41,13 +36,17 @@ enum Work {
     Moves,
     /// The lane's, for the thread has moved so many pages and can do no more.
     Rest(u32),
+    /// The lane's, all of it: the thread is gone.
+    Alone,
+    /// The lane is gone.
+    Over,
 }
 
 #[derive(Debug)]
 struct Shared {
     work: Mutex<Work>,
-    /// The thread has done what it can.
-    done: Condvar,
+    /// It is somebody else's.
+    handed: Condvar,
     told_at: Mutex<Option<Instant>>,
 }
 
@@ -59,9 +58,14 @@ impl Shared {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set(&self, work: Work) {
-        *self.lock() = work;
-        self.done.notify_all();
+    fn hand(&self, mut held: MutexGuard<'_, Work>, work: Work) {
+        *held = work;
+        self.handed.notify_all();
+    }
+
+    /// Waits while it is so.
+    fn wait<'a>(&self, held: MutexGuard<'a, Work>, mut is_so: impl FnMut(Work) -> bool) -> MutexGuard<'a, Work> {
+        self.handed.wait_while(held, |work| is_so(*work)).unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell(&self, error: &dyn Display) {
@@ -78,7 +82,7 @@ impl Shared {
 pub(super) struct Checkpoints {
     bounds: Bounds,
     shared: Arc<Shared>,
-    thread: Option<(SyncSender<()>, JoinHandle<()>)>,
+    thread: Option<JoinHandle<()>>,
 }
 
 thread_local! {
@@ -100,14 +104,13 @@ impl Checkpoints {
     }
 
     fn within(bounds: Bounds, path: PathBuf) -> Self {
-        let shared = Arc::new(Shared { work: Mutex::new(Work::None), done: Condvar::new(), told_at: Mutex::new(None) });
-        let (wake, woken) = sync_channel(1);
+        let shared = Arc::new(Shared { work: Mutex::new(Work::None), handed: Condvar::new(), told_at: Mutex::new(None) });
         let run = {
             let shared = Arc::clone(&shared);
-            move || run(&path, bounds, &shared, woken)
+            move || run(&path, bounds, &shared)
         };
         let thread = std::thread::Builder::new().name("checkpoint".to_owned()).spawn(run).expect("moving the log needs a thread");
-        Self { bounds, shared, thread: Some((wake, thread)) }
+        Self { bounds, shared, thread: Some(thread) }
     }
 
     /// Between two transactions of a watched connection on this thread.
@@ -117,41 +120,37 @@ impl Checkpoints {
             return;
         }
         let mut work = self.shared.lock();
-        while *work == Work::Moves && pages >= self.bounds.most {
-            work = self.shared.done.wait(work).unwrap_or_else(PoisonError::into_inner);
+        if pages >= self.bounds.most {
+            work = self.shared.wait(work, |work| work == Work::Moves);
         }
         match *work {
-            Work::Moves => {}
+            Work::Moves | Work::Over => {}
             Work::Rest(moved) if pages.saturating_sub(moved) <= 4 * self.bounds.left || pages >= self.bounds.most => {
                 *work = Work::None;
                 drop(work);
-                match pass(connection) {
-                    Ok(pass) if pass.moved < pass.pages && pass.pages >= self.bounds.most => self.shared.tell(&HELD),
-                    Ok(_) => {}
-                    Err(error) => self.shared.tell(&error),
-                }
+                self.move_rest(connection);
             }
-            Work::None | Work::Rest(_) => {
-                *work = Work::Moves;
+            Work::Alone => {
                 drop(work);
-                self.wake();
+                self.move_rest(connection);
             }
+            Work::None | Work::Rest(_) => self.shared.hand(work, Work::Moves),
         }
     }
 
-    fn wake(&self) {
-        let woken = self.thread.as_ref().map(|(wake, _)| wake.try_send(()));
-        // One that is gone has left it all to the lane.
-        if let Some(Err(TrySendError::Disconnected(()))) | None = woken {
-            self.shared.set(Work::Rest(u32::MAX));
+    fn move_rest(&self, connection: &Connection) {
+        match pass(connection) {
+            Ok(pass) if pass.moved < pass.pages && pass.pages >= self.bounds.most => self.shared.tell(&HELD),
+            Ok(_) => {}
+            Err(error) => self.shared.tell(&error),
         }
     }
 }
 
 impl Drop for Checkpoints {
     fn drop(&mut self) {
-        if let Some((wake, thread)) = self.thread.take() {
-            drop(wake);
+        self.shared.hand(self.shared.lock(), Work::Over);
+        if let Some(thread) = self.thread.take() {
             drop(thread.join());
         }
     }
@@ -162,16 +161,14 @@ struct Running<'a>(&'a Shared);
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.0.set(Work::Rest(u32::MAX));
+        self.0.hand(self.0.lock(), Work::Alone);
     }
 }
 
-fn run(path: &Path, bounds: Bounds, shared: &Shared, woken: Receiver<()>) {
+fn run(path: &Path, bounds: Bounds, shared: &Shared) {
     let _running = Running(shared);
-    // Goes first: what nobody hears any more isn't taken for heard.
-    let woken = woken;
     let mut connection = None;
-    while let Ok(()) = woken.recv() {
+    while *shared.wait(shared.lock(), |work| !matches!(work, Work::Moves | Work::Over)) == Work::Moves {
         let moved = match &connection {
             Some(connection) => move_most(connection, bounds),
             None => open(path).and_then(|opened| move_most(connection.insert(opened), bounds)),
@@ -182,7 +179,10 @@ fn run(path: &Path, bounds: Bounds, shared: &Shared, woken: Receiver<()>) {
             connection = None;
             u32::MAX
         });
-        shared.set(Work::Rest(moved));
+        let work = shared.lock();
+        if *work == Work::Moves {
+            shared.hand(work, Work::Rest(moved));
+        }
     }
 }
 
@@ -257,10 +257,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("chat.db");
         let mut checkpoints = Checkpoints::within(FEW, path.clone());
-        let (wake, _) = sync_channel(1);
-        let (alive, thread) = checkpoints.thread.replace((wake, std::thread::spawn(|| ()))).unwrap();
-        drop(alive);
-        thread.join().unwrap();
+        checkpoints.shared.hand(checkpoints.shared.lock(), Work::Over);
+        checkpoints.thread.take().unwrap().join().unwrap();
+        assert_eq!(*checkpoints.shared.lock(), Work::Alone);
         let most = commit(&path, &checkpoints, 5);
         assert!((FEW.from..FEW.most).contains(&most), "{most}");
     }

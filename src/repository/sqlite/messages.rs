@@ -10,8 +10,8 @@ use crate::model::message::MESSAGE_OVERHEAD_BYTES;
 use crate::model::{Bound, ChatId, Message, Page, PageQuery};
 use crate::repository::{AppendLane, MessageRepository, Result, bounded};
 
-/// One statement, so one snapshot: the membership that allows the page, the chat's last sequence, which is looked up once, and the messages. `weight`
-/// is the running weight before each message, so the row that passes the limit is the last one.
+/// One statement, so one snapshot: the membership that allows the page, the chat's last sequence, which is looked up once, and the
+/// messages. `weight` is the running weight before each message, so the row that passes the limit is the last one.
 macro_rules! page {
     ($bound:literal, $order:literal) => {
         concat!(

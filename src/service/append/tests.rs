@@ -120,30 +120,27 @@ async fn what_waits_together_is_one_batch_and_keeps_its_order() {
 
 #[tokio::test]
 async fn a_batch_is_a_part_for_each_lane_that_appends_and_one_that_is_on_its_way() {
-    let full = || {
-        let queue = Queue::new(2);
-        let chat_id = ChatId::generate();
+    let put = |queue: &Queue, chat_id: &dyn Fn() -> ChatId| {
         for number in 0..90 {
-            let job = Job { message: message(chat_id, &number.to_string()), reply: Reply::call().0, origin: None };
+            let job = Job { message: message(chat_id(), &number.to_string()), reply: Reply::call().0, origin: None };
             assert!(queue.put(job).is_ok());
         }
-        (queue, chat_id)
     };
+    let one = ChatId::generate();
     // Nobody else can take what is of one chat.
-    let (queue, _) = full();
+    let queue = Queue::new(2);
+    put(&queue, &|| one);
     let batch = queue.take(0).await.unwrap();
     assert_eq!((batch.jobs.len(), queue.waiting()), (45, 45));
     drop(batch);
 
-    let (queue, busy) = full();
+    let queue = Queue::new(2);
+    put(&queue, &|| one);
     let first = queue.take(0).await.unwrap();
-    for number in 0..90 {
-        let job = Job { message: message(ChatId::generate(), &number.to_string()), reply: Reply::call().0, origin: None };
-        assert!(queue.put(job).is_ok());
-    }
+    put(&queue, &ChatId::generate);
     let second = queue.take(1).await.unwrap();
     assert_eq!(second.jobs.len(), 60, "a third of 180");
-    assert!(second.jobs.iter().all(|job| job.message.chat_id != busy));
+    assert!(second.jobs.iter().all(|job| job.message.chat_id != one));
     drop((first, second));
 }
 
