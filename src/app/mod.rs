@@ -8,6 +8,7 @@ mod dial;
 mod fanout;
 mod hints;
 mod identity;
+mod json;
 mod lifecycle;
 mod lines;
 mod metrics;

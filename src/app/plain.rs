@@ -97,14 +97,21 @@ impl Write for Escaped<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io;
     use std::sync::{Arc, Mutex};
 
     use super::*;
 
+    /// What a test's lines are written to.
     #[derive(Clone, Default)]
-    struct Out(Arc<Mutex<Vec<u8>>>);
+    pub struct Out(Arc<Mutex<Vec<u8>>>);
+
+    impl Out {
+        pub fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
 
     impl io::Write for Out {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -130,8 +137,7 @@ mod tests {
         } else {
             tracing::subscriber::with_default(lines.finish(), log);
         }
-        let bytes = out.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap()
+        out.text()
     }
 
     #[test]

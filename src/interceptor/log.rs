@@ -40,13 +40,17 @@ impl<S: HttpService> Service<Request<Body>> for Log<S> {
         hide_credentials(request.headers_mut());
         let path = request.uri().path();
         // A preflight is not the call that it asks about.
-        let (known, method) =
-            if is_preflight(&request) { (Method::PREFLIGHT, format!("OPTIONS {path}")) } else { (Method::of(path), path.to_owned()) };
+        let (known, unknown) = if is_preflight(&request) {
+            (Method::PREFLIGHT, Some(format!("OPTIONS {path}")))
+        } else {
+            let known = Method::of(path);
+            (known, (!known.is_call()).then(|| path.to_owned()))
+        };
         let served = trace::on().then(|| serve(known, request.headers()));
         let context = RequestContext::of(request.headers(), served.as_ref());
         let traceparent = served.as_ref().map(Served::traceparent);
         let span = served.map_or_else(Span::none, |served| served.span);
-        let mut line = Line { method, known, context: Arc::clone(&context), started: Instant::now(), code: None, span: span.clone() };
+        let mut line = Line { unknown, known, context: Arc::clone(&context), started: Instant::now(), code: None, span: span.clone() };
         request.extensions_mut().insert(Arc::clone(&context));
         let answer = context.begin(|| span.in_scope(|| self.0.call(request)));
         let answer = Arc::clone(&context).serve(answer.instrument(span));
@@ -95,9 +99,9 @@ fn serve(method: Method, headers: &HeaderMap) -> Served {
 
 /// Writes itself when it goes: after the last frame, or when the client went away.
 struct Line {
-    /// The path.
-    method: String,
     known: Method,
+    /// The path of what is no known call, behind a preflight's `OPTIONS`.
+    unknown: Option<String>,
     context: Arc<RequestContext>,
     started: Instant,
     /// `None` until the status is known.
@@ -113,11 +117,12 @@ impl Drop for Line {
         finish(std::mem::replace(&mut self.span, Span::none()), code);
         let duration_ms = took.as_secs_f64() * 1e3;
         let user_id = self.context.user_id.get().map_or("", |id| &**id);
-        let (method, request_id) = (&self.method, &self.context.request_id);
+        let (slash, method) = self.unknown.as_deref().map_or_else(|| ("/", self.known.name()), |path| ("", path));
+        let request_id = &self.context.request_id;
         let (trace_id, span_id) = (&self.context.trace_id, &self.context.span_id);
         macro_rules! line {
             ($level:ident) => {
-                tracing::$level!(target: "chat_service::rpc", %method, ?code, duration_ms, user_id, %request_id, %trace_id, %span_id, "call")
+                tracing::$level!(target: "chat_service::rpc", method = %format_args!("{slash}{method}"), ?code, duration_ms, user_id, %request_id, %trace_id, %span_id, "call")
             };
         }
         match code {

@@ -38,6 +38,11 @@ impl Method {
         Self(METHODS[..CALLS].iter().position(|method| *method == name).unwrap_or(METHODS.len() - 1))
     }
 
+    /// Whether it is one of the calls that this service has.
+    pub fn is_call(self) -> bool {
+        self.0 < CALLS
+    }
+
     pub fn index(self) -> usize {
         self.0
     }

@@ -24,14 +24,19 @@ pub mod auth {
 /// The codec of the generated code: Protobuf by prost, with room for a usual message. The library's own takes 8 KiB for each answer, and for
 /// each stream's requests as long as it lives; both grow where a message is larger.
 pub mod codec {
+    use std::any::TypeId;
     use std::marker::PhantomData;
 
     use prost::Message;
     use tonic::codec::{BufferSettings, Codec};
     use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
-    /// A small message fits; a larger one makes room for itself. A stream has as much as long as it lives.
+    use crate::pb::chat::v1::ConnectChatRequest;
+
+    /// A small message fits; a larger one makes room for itself.
     const RECEIVED_BYTES: usize = 256;
+    /// Of a stream, which has it as long as it lives: its first frame fits.
+    const STREAMED_BYTES: usize = 64;
     const SENT_BYTES: usize = 1024;
     /// How much of a stream's answers is gathered.
     const GATHERED_BYTES: usize = 32 * 1024;
@@ -55,7 +60,9 @@ pub mod codec {
         }
 
         fn decoder(&mut self) -> ProstDecoder<D> {
-            ProstCodec::<E, D>::raw_decoder(BufferSettings::new(RECEIVED_BYTES, GATHERED_BYTES))
+            let is_streamed = TypeId::of::<D>() == TypeId::of::<ConnectChatRequest>();
+            let room = if is_streamed { STREAMED_BYTES } else { RECEIVED_BYTES };
+            ProstCodec::<E, D>::raw_decoder(BufferSettings::new(room, GATHERED_BYTES))
         }
     }
 }

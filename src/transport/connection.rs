@@ -2,8 +2,8 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -16,7 +16,7 @@ use rand::Rng;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -32,47 +32,57 @@ use crate::interceptor::HttpService;
 use crate::interceptor::address::Peer;
 use crate::observe::metrics::{self, Turned};
 
-/// In every request's extensions: cancelled when the request's connection, or the whole server, takes its leave. Streams end then, with a reason.
-#[derive(Clone, Debug)]
-pub struct Leaving(pub CancellationToken);
+/// What a request knows of its connection; in an `Arc` in every request's extensions.
+pub struct Carrier {
+    /// `None`: the request is made in this process.
+    peer: Option<IpAddr>,
+    /// Cancelled when the connection, or the whole server, takes its leave. Streams end then, with a reason.
+    pub leaving: CancellationToken,
+    /// Cancelled by what must be rid of the connection at once.
+    pub cut: CancellationToken,
+    successor: Mutex<Option<Companion>>,
+}
 
-/// In every request's extensions: cancelled by what must be rid of the request's connection at once.
-#[derive(Clone, Debug)]
-pub struct Cut(pub CancellationToken);
-
-/// In every request's extensions: what an upgrade makes of its connection. It lives as the connection did: in its task, with its place and
-/// its age, and drained and cut with it.
-#[derive(Clone, Default)]
-pub struct Successor(Arc<Mutex<Option<Companion>>>);
-
-impl Successor {
-    /// It begins when HTTP has ended.
-    pub fn put(&self, successor: Companion) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(successor);
+impl Carrier {
+    pub fn new(peer: Option<IpAddr>, leaving: CancellationToken, cut: CancellationToken) -> Self {
+        Self { peer, leaving, cut, successor: Mutex::default() }
     }
 
-    fn take(&self) -> Option<Companion> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// What an upgrade makes of the connection; it begins when HTTP has ended. It lives as the connection did: in its task, with its place
+    /// and its age, and drained and cut with it. It must not hold the carrier, which holds it.
+    pub fn succeed(&self, successor: Companion) {
+        *self.lock() = Some(successor);
+    }
+
+    fn successor(&self) -> Option<Companion> {
+        self.lock().take()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Companion>> {
+        self.successor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Serves a connection to its end. When `draining` is cancelled it takes no new requests and ends with its last one.
+/// Serves a connection to its end. When `draining` is cancelled it takes no new requests and ends with its last one. When `cut` is, behind
+/// `draining`, it ends at once.
 pub async fn serve(
     stream: TcpStream,
     peer: IpAddr,
     tls: Option<Arc<ServerConfig>>,
     service: impl HttpService,
-    limits: &ConnectionLimits,
-    draining: &CancellationToken,
+    limits: Arc<ConnectionLimits>,
+    draining: CancellationToken,
+    cut: CancellationToken,
 ) {
+    let (limits, draining, cut) = (&*limits, &draining, &cut);
     // Small frames go out at once.
     drop(stream.set_nodelay(true));
     let stream = StallGuard::new(stream, limits.send_due);
     match tls {
-        None => until_cut(stream, peer, service, limits, draining).await,
+        None => until_cut(stream, peer, service, limits, draining, cut).await,
         // Behind pointers: a task keeps room for all that is passed on in it, at each place that it is passed through.
         Some(config) => match in_time(limits.handshake_due, draining, Box::pin(handshake(config, stream))).await {
-            Ok(Ok(stream)) => until_cut(stream, peer, service, limits, draining).await,
+            Ok(Ok(stream)) => until_cut(stream, peer, service, limits, draining, cut).await,
             Ok(Err(error)) => {
                 metrics::connection_refused(Turned::HandshakeFailed);
                 tracing::debug!(error = %error, "a TLS handshake failed");
@@ -109,50 +119,51 @@ enum Reason {
 }
 
 /// Serves HTTP, and what comes of it, until somebody cuts the connection.
-async fn until_cut<I>(io: I, peer: IpAddr, service: impl HttpService, limits: &ConnectionLimits, draining: &CancellationToken)
-where
+async fn until_cut<I>(
+    io: I,
+    peer: IpAddr,
+    service: impl HttpService,
+    limits: &ConnectionLimits,
+    draining: &CancellationToken,
+    cut: &CancellationToken,
+) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let cut = Cut(CancellationToken::new());
+    // Children are cancelled with their parents, too.
+    let carrier = Arc::new(Carrier::new(Some(peer), draining.child_token(), cut.child_token()));
     // Boxed, as it is kept twice otherwise: as what is passed on, and as what is run.
-    let mut http = Box::pin(http(io, peer, service, limits, draining, &cut));
-    if let Either::Right(()) = either(&mut http, pin!(cut.0.cancelled())).await {
-        tracing::debug!("a connection is cut: its client took nothing for too long");
+    let mut http = Box::pin(http(io, service, limits, draining, &carrier));
+    if let Either::Right(()) = either(&mut http, pin!(carrier.cut.cancelled())).await {
+        tracing::debug!("a connection is cut: its client took nothing for too long, or the server stops");
     }
 }
 
-async fn http<I>(io: I, peer: IpAddr, service: impl HttpService, limits: &ConnectionLimits, draining: &CancellationToken, cut: &Cut)
+async fn http<I>(io: I, service: impl HttpService, limits: &ConnectionLimits, draining: &CancellationToken, carrier: &Arc<Carrier>)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (io, spoken) = FrameGuard::new(io, limits.control_frames_per_second_max);
     let activity = Activity::new();
     let (io, turns) = Gather::new(io, activity.clone());
-    // Also cancelled with its parent.
-    let leaving = draining.child_token();
-    let successor = Successor::default();
-    let marks = (Peer(peer), Leaving(leaving.clone()), cut.clone(), successor.clone());
+    let carries = Arc::clone(carrier);
     let service = TowerToHyperService::new(service.map_request(move |mut request: http::Request<Incoming>| {
-        let (peer, leaving, cut, successor) = marks.clone();
         let extensions = request.extensions_mut();
-        extensions.insert(peer);
-        extensions.insert(leaving);
-        extensions.insert(cut);
-        extensions.insert(successor);
+        if let Some(peer) = carries.peer {
+            extensions.insert(Peer(peer));
+        }
+        extensions.insert(Arc::clone(&carries));
         request.map(Body::new)
     }));
     // Owned: the builder needn't stay for it.
-    let connection = builder(limits, &activity).serve_connection_with_upgrades(TokioIo::new(io), service).into_owned();
+    let connection = builder(limits, &activity).serve_connection_with_upgrades(TokioIo::new(Box::new(io)), service).into_owned();
     let mut connection = turns.of(Box::pin(connection));
-    let mut age = pin!(aged(limits.age_max));
+    let ends_at = limits.age_max.map(end_of_age);
     let ended = {
         let told = pin!(async {
             tokio::select! {
                 biased;
                 () = draining.cancelled() => Reason::Stop,
-                () = silent(limits.handshake_due, &spoken) => Reason::Silent,
-                () = idle(limits.idle_due, &activity, &spoken) => Reason::Idle,
-                () = age.as_mut() => Reason::Age,
+                reason = over(limits, ends_at, &activity, &spoken) => reason,
             }
         });
         either(&mut connection, told).await
@@ -160,10 +171,10 @@ where
     let reason = match ended {
         Either::Left(ended) => {
             ended_by_itself(ended);
-            let Some(successor) = successor.take() else { return };
+            let Some(successor) = carrier.successor() else { return };
             // Where the upgrade has failed, this tells the successor.
             drop(connection);
-            return upgraded(successor, age, limits, &leaving, draining).await;
+            return upgraded(successor, ends_at, limits, &carrier.leaving, draining).await;
         }
         Either::Right(Reason::Silent) => {
             metrics::connection_refused(Turned::Silent);
@@ -172,12 +183,12 @@ where
         }
         Either::Right(reason) => reason,
     };
-    leaving.cancel();
+    carrier.leaving.cancel();
     connection.driven().graceful_shutdown();
     let rest = async {
         ended_by_itself(connection.await);
         // A request for an upgrade was answered meanwhile.
-        if let Some(successor) = successor.take() {
+        if let Some(successor) = carrier.successor() {
             successor.await;
         }
     };
@@ -187,7 +198,7 @@ where
 /// What an upgrade has made of a connection, to its end.
 async fn upgraded(
     mut successor: Companion,
-    age: Pin<&mut impl Future<Output = ()>>,
+    ends_at: Option<Instant>,
     limits: &ConnectionLimits,
     leaving: &CancellationToken,
     draining: &CancellationToken,
@@ -196,7 +207,7 @@ async fn upgraded(
         biased;
         () = successor.as_mut() => return,
         () = draining.cancelled() => Reason::Stop,
-        () = age => Reason::Age,
+        () = until(ends_at) => Reason::Age,
     };
     leaving.cancel();
     drain(reason, limits, successor).await;
@@ -245,30 +256,94 @@ fn builder(limits: &ConnectionLimits, activity: &Activity) -> Builder<StreamExec
     builder
 }
 
-/// Returns when it is overdue for the client to say which protocol it speaks; never where it has said it.
-async fn silent(due: Duration, spoken: &Spoken) {
-    sleep(due).await;
-    if spoken.protocol() != Protocol::Unknown {
-        std::future::pending::<()>().await;
-    }
-}
-
-/// Returns when an HTTP/2 connection had no stream for `due`. HTTP/1 has its header's time-out.
-async fn idle(due: Duration, activity: &Activity, spoken: &Spoken) {
-    let mut look_at = Instant::now() + due;
+/// Returns when there is a reason to end a connection: it never said which protocol it speaks, or had no stream for too long (HTTP/1 has its
+/// header's time-out), or has its greatest age. One timer for all of them.
+async fn over(limits: &ConnectionLimits, ends_at: Option<Instant>, activity: &Activity, spoken: &Spoken) -> Reason {
+    let began = Instant::now();
+    let (speaks_by, mut idle_at) = (began + limits.handshake_due, began + limits.idle_due);
+    let mut has_spoken = false;
     loop {
-        tokio::time::sleep_until(look_at).await;
-        look_at = match activity.idle_since() {
-            Some(since) if since + due <= Instant::now() && spoken.protocol() == Protocol::Http2 => return,
-            Some(since) if since + due > Instant::now() => since + due,
-            _ => Instant::now() + due,
-        };
+        let look_at = if has_spoken { idle_at } else { idle_at.min(speaks_by) };
+        sleep_until(ends_at.map_or(look_at, |ends_at| ends_at.min(look_at))).await;
+        let now = Instant::now();
+        if !has_spoken && speaks_by <= now {
+            has_spoken = spoken.protocol() != Protocol::Unknown;
+            if !has_spoken {
+                return Reason::Silent;
+            }
+        }
+        if idle_at <= now {
+            idle_at = match activity.idle_since() {
+                Some(since) if since + limits.idle_due <= now && spoken.protocol() == Protocol::Http2 => return Reason::Idle,
+                Some(since) if since + limits.idle_due > now => since + limits.idle_due,
+                _ => now + limits.idle_due,
+            };
+        }
+        if ends_at.is_some_and(|ends_at| ends_at <= now) {
+            return Reason::Age;
+        }
     }
 }
 
-/// Returns at the connection's greatest age, give or take a tenth: connections that began together don't all come back together.
-async fn aged(age_max: Option<Duration>) {
-    let Some(age_max) = age_max else { return std::future::pending().await };
-    let age = age_max.mul_f64(rand::rng().random_range(0.9..1.1));
-    sleep(age).await;
+/// When a connection has its greatest age, give or take a tenth: connections that began together don't all come back together.
+fn end_of_age(age_max: Duration) -> Instant {
+    Instant::now() + age_max.mul_f64(rand::rng().random_range(0.9..1.1))
+}
+
+/// Returns then, if ever.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: fn() -> ConnectionLimits =
+        || ConnectionLimits { handshake_due: Duration::from_secs(10), idle_due: Duration::from_secs(60), ..ConnectionLimits::default() };
+
+    /// Why a connection is over, and behind how many seconds; `None`: it isn't within an hour.
+    async fn over_by(protocol: Protocol, activity: &Activity, age: Option<u64>) -> Option<(Reason, u64)> {
+        let (spoken, began) = (Spoken::default(), Instant::now());
+        spoken.set(protocol);
+        let ends_at = age.map(|age| began + Duration::from_secs(age));
+        let over = timeout(Duration::from_secs(3_600), over(&LIMITS(), ends_at, activity, &spoken)).await.ok()?;
+        Some((over, began.elapsed().as_secs()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_over_by_what_comes_first() {
+        let busy = Activity::new();
+        let _stream = busy.begin();
+        for (protocol, is_busy, age, expected) in [
+            (Protocol::Unknown, false, None, Some((Reason::Silent, 10))),
+            (Protocol::Unknown, false, Some(5), Some((Reason::Age, 5))),
+            (Protocol::Http2, false, None, Some((Reason::Idle, 60))),
+            (Protocol::Http2, false, Some(70), Some((Reason::Idle, 60))),
+            (Protocol::Http2, false, Some(50), Some((Reason::Age, 50))),
+            (Protocol::Http2, true, None, None),
+            (Protocol::Http2, true, Some(500), Some((Reason::Age, 500))),
+            // HTTP/1 has its header's time-out.
+            (Protocol::Http1, false, None, None),
+            (Protocol::Http1, false, Some(500), Some((Reason::Age, 500))),
+        ] {
+            let activity = if is_busy { busy.clone() } else { Activity::new() };
+            assert_eq!(over_by(protocol, &activity, age).await, expected, "{protocol:?}, busy: {is_busy}, age: {age:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_idle_from_the_end_of_its_last_stream() {
+        let activity = Activity::new();
+        let stream = activity.begin();
+        let ends = async {
+            sleep_until(Instant::now() + Duration::from_secs(50)).await;
+            drop(stream);
+        };
+        let (over, ()) = tokio::join!(over_by(Protocol::Http2, &activity, None), ends);
+        assert_eq!(over, Some((Reason::Idle, 110)));
+    }
 }

@@ -41,7 +41,7 @@ impl Spoken {
         }
     }
 
-    fn set(&self, protocol: Protocol) {
+    pub(super) fn set(&self, protocol: Protocol) {
         let number = match protocol {
             Protocol::Unknown => 0,
             Protocol::Http1 => 1,

@@ -4,6 +4,7 @@
 //! but gRPC-web, so it is asked for nothing else.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::Body;
@@ -13,7 +14,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use tonic_web::GrpcWebLayer;
 use tower::{Layer, Service, ServiceExt};
 
-use super::connection::Cut;
+use super::connection::Carrier;
 use super::detached::MayDetach;
 use super::gateway::Refusal;
 use crate::converter::status::Refused;
@@ -71,8 +72,9 @@ impl<S: HttpService> Service<Request<Body>> for GrpcWeb<S> {
         if let Some(known) = known(request.headers()) {
             request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(known));
         }
-        if let Some(Cut(cut)) = request.extensions().get::<Cut>().cloned() {
-            request.extensions_mut().insert(MayDetach(cut));
+        if let Some(carrier) = request.extensions().get::<Arc<Carrier>>() {
+            let may_detach = MayDetach(carrier.cut.clone());
+            request.extensions_mut().insert(may_detach);
         }
         let answer = GrpcWebLayer::new().layer(Calls(self.calls.clone())).oneshot(request);
         async move { Ok(answer.await?.map(Body::new)) }.boxed()

@@ -32,8 +32,8 @@ pub struct ListenerOptions {
     pub limits: ConnectionLimits,
 }
 
-/// Accepts until `draining`; from then on connections take no new requests and end with their last one. When `cut` is cancelled
-/// they end at once. Returns when no connection is left.
+/// Accepts until `draining`; from then on connections take no new requests and end with their last one. When `cut` is cancelled, behind
+/// `draining`, they end at once. Returns when no connection is left.
 pub async fn serve(
     listener: TcpListener,
     service: impl HttpService,
@@ -69,14 +69,14 @@ pub async fn serve(
         };
         // As it is now: connections that are open keep the certificate that they began with.
         let tls = options.tls.as_ref().map(|certificates| certificates.current());
-        let (service, limits) = (service.clone(), Arc::clone(&limits));
-        let (draining, cut) = (draining.clone(), cut.clone());
         metrics::CONNECTIONS_ACCEPTED.one();
-        let open = metrics::CONNECTIONS_OPEN.hold();
+        let held = (slot, place, metrics::CONNECTIONS_OPEN.hold());
+        // Boxed and made here, as the task would keep what it is made of as well.
+        let serving = connection::serve(stream, peer, tls, service.clone(), Arc::clone(&limits), draining.clone(), cut.clone());
+        let serving = Box::pin(serving);
         connections.spawn(async move {
-            let _held = (slot, place, open);
-            // Boxed, as it is kept twice otherwise.
-            cut.run_until_cancelled(Box::pin(connection::serve(stream, peer, tls, service, &limits, &draining))).await;
+            serving.await;
+            drop(held);
         });
     }
     drop(listener);

@@ -21,7 +21,7 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
-use super::connection::Leaving;
+use super::connection::Carrier;
 use super::stream_task;
 use crate::converter::status::{self, Refused};
 use crate::interceptor::limit::client_of;
@@ -79,7 +79,7 @@ where
         if !Method::of(request.uri().path()).is_stream() {
             return Box::pin(self.inner.call(request));
         }
-        let leaving = request.extensions().get::<Leaving>().map_or_else(CancellationToken::new, |Leaving(leaving)| leaving.clone());
+        let leaving = request.extensions().get::<Arc<Carrier>>().map_or_else(CancellationToken::new, |carrier| carrier.leaving.clone());
         let refused = Refusal::default();
         // Whoever answers in a task of its own reads on until its requests end.
         let over = leaving.child_token();

@@ -14,7 +14,6 @@ use futures_util::future::Either;
 /// The waker of what seldom comes.
 pub struct Rarely {
     woken: Arc<Woken>,
-    waker: Waker,
     /// The task that is woken.
     task: Option<Waker>,
 }
@@ -27,8 +26,7 @@ struct Woken {
 impl Rarely {
     pub fn new() -> Self {
         // What was never polled has to be.
-        let woken = Arc::new(Woken { woken: AtomicBool::new(true), task: Mutex::default() });
-        Self { waker: Waker::from(Arc::clone(&woken)), woken, task: None }
+        Self { woken: Arc::new(Woken { woken: AtomicBool::new(true), task: Mutex::default() }), task: None }
     }
 
     /// Whether the waker was called since this was asked last: then all that has it is to be polled. If not, the task is woken when it is.
@@ -43,7 +41,7 @@ impl Rarely {
 
     /// The waker, which outlives what is done with it.
     pub fn waker(&self) -> Waker {
-        self.waker.clone()
+        Waker::from(Arc::clone(&self.woken))
     }
 }
 
@@ -76,7 +74,7 @@ pub async fn either<W: Future + Unpin, R: Future + Unpin>(work: &mut W, mut rare
             return Poll::Ready(Either::Left(done));
         }
         if rarely.is_due(cx) {
-            return Pin::new(&mut rare).poll(&mut Context::from_waker(&rarely.waker)).map(Either::Right);
+            return Pin::new(&mut rare).poll(&mut Context::from_waker(&rarely.waker())).map(Either::Right);
         }
         Poll::Pending
     })

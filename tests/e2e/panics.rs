@@ -130,11 +130,12 @@ async fn a_panic_in_a_call_is_answered_as_internal_with_its_id_and_its_count_and
 async fn a_panic_in_a_session_ends_its_stream_as_internal_and_leaves_nothing_behind() {
     let Alone { service, registry, _folder, .. } = Alone::new().await;
     let (verifier, clock, draining) = (verifier(), Arc::new(SystemClock), CancellationToken::new());
-    let options = SessionOptions { service, verifier, clock, limiter: Arc::new(Defect), send_due: None, draining };
+    let leaving = draining.clone();
+    let options = Arc::new(SessionOptions { service, verifier, clock, limiter: Arc::new(Defect), send_due: None, draining });
     let frame = ConnectChatRequest { frame: Some(join("no chat", None)) };
     let frames = futures_util::stream::iter([Ok(frame)]).chain(futures_util::stream::pending());
     let (outbox, mut body) = outbox::outbox();
-    let session = tokio::spawn(Session::new(options, identity(UNLUCKY), frames, outbox).run());
+    let session = tokio::spawn(Session::new(options, leaving, identity(UNLUCKY), frames, outbox).run());
     let trailers = within(body.frame()).await.unwrap().unwrap().into_trailers().unwrap();
     assert_eq!(trailers["grpc-status"], "13", "INTERNAL");
     assert!(trailers.contains_key("grpc-status-details-bin"), "with its reason");

@@ -109,14 +109,16 @@ async fn a_stream_without_a_valid_first_frame_ends_after_ten_seconds() {
     let verifier = Arc::new(Verifier::new(&key, &Demands::default()).unwrap());
     let limiter = Arc::new(MemoryLimiter::new(Rates::default()));
     let (clock, draining) = (Arc::new(SystemClock), CancellationToken::new());
-    let options = SessionOptions { service, verifier, clock, limiter, send_due: None, draining };
+    let leaving = draining.clone();
+    let options = Arc::new(SessionOptions { service, verifier, clock, limiter, send_due: None, draining });
     // Frames that don't count: one of no kind, and one that breaks a rule.
     let invalid = Frame::Leave(LeaveFrame { chat_id: "no uuid".into() });
     let frames = futures_util::stream::iter([None, Some(invalid)].map(|frame| Ok(ConnectChatRequest { frame })));
     let (outbox, mut body) = outbox::outbox();
     tokio::time::pause();
     let began = tokio::time::Instant::now();
-    let session = Session::new(options, identity("alice"), frames.chain(futures_util::stream::pending()), outbox);
+    let frames = frames.chain(futures_util::stream::pending());
+    let session = Session::new(options, leaving, identity("alice"), frames, outbox);
     let session = tokio::spawn(session.run());
     let trailers = loop {
         let frame = body.frame().await.unwrap().unwrap();

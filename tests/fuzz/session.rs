@@ -82,11 +82,12 @@ async fn run(frames: Vec<ConnectChatRequest>) -> Checked {
     let service = Arc::new(ChatService::new(parts));
     let limiter = Arc::new(MemoryLimiter::new(Rates::default()));
     let options = SessionOptions { service, verifier: Arc::new(verifier), clock, limiter, send_due: None, draining: draining.clone() };
+    let options = Arc::new(options);
     let expires_at = Timestamp::from_secs(i64::MAX / 4_000_000);
     let identity = Identity { user_id: UserId::new("alice"), role: SystemRole::User, expires_at };
     let (sender, inbound) = mpsc::unbounded_channel::<Result<ConnectChatRequest, Status>>();
     let (outbox, body) = outbox::outbox();
-    let session = tokio::spawn(Session::new(options, identity, UnboundedReceiverStream::new(inbound), outbox).run());
+    let session = tokio::spawn(Session::new(options, draining.clone(), identity, UnboundedReceiverStream::new(inbound), outbox).run());
     let mut reading = Reading::new(body);
 
     let probe = SendFrame { chat_id: chat_id(0).to_string(), client_message_id: PROBE.into(), text: "x".into() };

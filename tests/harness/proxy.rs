@@ -131,7 +131,8 @@ async fn pump(
     from_client: bool,
 ) {
     let mut buffer = vec![0; 64 * 1024];
-    let mut answers = 0;
+    // How many of the statements that append were prepared.
+    let mut prepared = 0;
     // What Redis has said and isn't whole yet.
     let mut held = Vec::new();
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
@@ -154,8 +155,8 @@ async fn pump(
                     return;
                 }
             }
-            // The first answer is to the statement's preparation; those behind it are to appends.
-            Mode::CutAppendAnswers if !from_client && answers > 0 => {
+            // The answer behind a statement's text is to its preparation; the others are to appends.
+            Mode::CutAppendAnswers if !from_client && prepared > 0 && prepared == asked.load(Ordering::Relaxed) => {
                 state.bite();
                 return;
             }
@@ -165,8 +166,8 @@ async fn pump(
             }
             Mode::CutAppendAnswers | Mode::SwallowAnswers | Mode::DropMessages { .. } => {}
         }
-        if !from_client && asked.load(Ordering::Relaxed) > 0 {
-            answers += 1;
+        if !from_client {
+            prepared = asked.load(Ordering::Relaxed);
         }
         let written = if state.redis && !from_client {
             held.extend_from_slice(&buffer[..length]);

@@ -140,8 +140,11 @@ async fn concurrent_appends_and_retries_to_one_chat_and_to_many_leave_no_hole(f:
 async fn a_poison_message_is_refused_and_stores_nothing(f: Fixture) {
     let chat = f.chat(&[]).await;
     let poison = message(chat, "owner", "2", &"x".repeat(5000));
-    let error = f.lane().await.append(&[message(chat, "owner", "1", "a"), poison]).await.unwrap_err();
-    assert!(matches!(error, StoreError::Refused(_)) && !error.is_unknown_outcome(), "{error:?}");
+    let nameless = message(chat, "owner", "", "a");
+    for batch in [vec![message(chat, "owner", "1", "a"), poison.clone()], vec![poison], vec![nameless]] {
+        let error = f.lane().await.append(&batch).await.unwrap_err();
+        assert!(matches!(error, StoreError::Refused(_)) && !error.is_unknown_outcome(), "{error:?}");
+    }
     assert_eq!(f.page(chat, Bound::After(0), 10).await, (vec![], false));
     assert_eq!(sequences(&f.append(&[message(chat, "owner", "1", "a")]).await), [Some(1)]);
 }
@@ -151,13 +154,16 @@ async fn after_a_removal_returned_nothing_of_that_user_is_stored(f: Fixture) {
     let (removed, mut is_removed) = tokio::sync::watch::channel(false);
     let mut lane = f.lane().await;
     let sender = tokio::spawn(async move {
-        let mut number = 0;
+        let mut number = 0_usize;
         loop {
             let known = *is_removed.borrow_and_update();
-            let outcome = lane.append(&[message(chat, "bob", &number.to_string(), "a")]).await.unwrap()[0];
-            if known {
-                return outcome;
+            // Alone, and not.
+            let batch = [0, 1].map(|of| message(chat, "bob", &format!("{number} {of}"), "a"));
+            let outcomes = lane.append(&batch[number % 2..]).await.unwrap();
+            if known && number % 2 == 1 {
+                return outcomes[0];
             }
+            assert!(!known || outcomes == [AppendOutcome::NotFound; 2], "{outcomes:?}");
             number += 1;
         }
     });

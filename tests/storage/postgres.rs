@@ -37,14 +37,18 @@ async fn two_servers_on_one_postgres_leave_no_hole() {
             for number in 0..100 {
                 // Every other message is sent through both.
                 let id = if number % 2 == 0 { format!("both {number}") } else { format!("{server} {number}") };
-                lane.append(&[message(chat, "owner", &id, "a")]).await.unwrap();
+                // Alone, and not.
+                let batch = [message(chat, "owner", &id, "a"), message(chat, "owner", &format!("{id} too"), "b")];
+                for batch in if number % 4 < 2 { vec![&batch[..]] } else { vec![&batch[..1], &batch[1..]] } {
+                    lane.append(batch).await.unwrap();
+                }
             }
         }));
     }
     for task in tasks {
         task.await.unwrap();
     }
-    assert_eq!(f.page(chat, Bound::After(0), 500).await.0, (1..=150).collect::<Vec<_>>());
+    assert_eq!(f.page(chat, Bound::After(0), 500).await.0, (1..=300).collect::<Vec<_>>());
     drop_database(&f.place).await;
 }
 
@@ -58,6 +62,7 @@ async fn a_chat_that_can_not_be_locked_fails_alone() {
     let outcomes = f.append(&[message(stuck, "owner", "1", "a"), message(free, "owner", "1", "b")]).await;
     assert_eq!(outcomes[0], AppendOutcome::Busy);
     assert_eq!(sequence(&outcomes[1]), Some(1));
+    assert_eq!(f.append(&[message(stuck, "owner", "1", "a")]).await, [AppendOutcome::Busy], "alone as well");
     tx.rollback().await.unwrap();
     assert_eq!(sequences(&f.append(&[message(stuck, "owner", "1", "a")]).await), [Some(1)]);
     drop_database(&f.place).await;
@@ -88,8 +93,12 @@ async fn an_append_that_postgres_reports_as_failed_is_known_to_be_undone() {
         ("08006", false),
         ("40003", false),
     ] {
-        let error = lane.append(&[message(chat, "owner", code, code)]).await.unwrap_err();
-        assert_eq!((matches!(error, StoreError::Undone(_)), error.is_unknown_outcome()), (is_undone, !is_undone), "{code}: {error:?}");
+        let batch = [message(chat, "owner", code, code), message(chat, "owner", &format!("{code} too"), code)];
+        for batch in [&batch[..1], &batch] {
+            let error = lane.append(batch).await.unwrap_err();
+            let told = (matches!(error, StoreError::Undone(_)), error.is_unknown_outcome());
+            assert_eq!(told, (is_undone, !is_undone), "{code}, {} messages: {error:?}", batch.len());
+        }
     }
     sqlx::query("DROP TRIGGER fail ON messages").execute(&mut connection).await.unwrap();
     assert_eq!(sequences(&lane.append(&[message(chat, "owner", "1", "a")]).await.unwrap()), [Some(1)]);

@@ -1,4 +1,4 @@
-//! A lane: one connection, one call of `chat_append_new` a batch; where the batch isn't all new, then one of `chat_append`.
+//! A lane: one connection, one call a batch: `chat_append_one` or `chat_append_new`; where the batch isn't all new, then `chat_append`.
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -39,6 +39,21 @@ impl PostgresLane {
             },
         };
         Ok(self.connection.insert(connection))
+    }
+
+    /// Appends a message that is new and may be stored; `None`: it isn't one, and isn't stored.
+    async fn append_one(&mut self, message: &NewMessage) -> Result<Option<AppendOutcome>> {
+        let query = sqlx::query("SELECT place, at FROM chat_append_one($1, $2, $3, $4, $5)")
+            .bind(message.chat_id.as_uuid())
+            .bind(message.sender.user_id.as_str())
+            .bind(rights(message.sender.role))
+            .bind(&message.client_message_id)
+            .bind(&message.text);
+        let connection = self.connect().await?;
+        let row = deadline(ANSWER_TIMEOUT, query.fetch_one(connection)).await.map_err(of_statement)?;
+        let Some(sequence) = row.try_get("place")? else { return Ok(None) };
+        let at: DateTime<Utc> = row.try_get("at")?;
+        Ok(Some(AppendOutcome::Stored { sequence, created_at: Timestamp::from_micros(at.timestamp_micros()) }))
     }
 
     /// Appends a batch whose messages are all new and may all be stored; `None`: it isn't one, and nothing is stored.
@@ -97,7 +112,11 @@ impl PostgresLane {
     }
 
     async fn call(&mut self, batch: &[NewMessage]) -> Result<Vec<AppendOutcome>> {
-        match self.append_new(batch).await? {
+        let new = match batch {
+            [message] => self.append_one(message).await?.map(|outcome| vec![outcome]),
+            _ => self.append_new(batch).await?,
+        };
+        match new {
             Some(outcomes) => Ok(outcomes),
             None => self.append_judged(batch, false).await,
         }

@@ -11,7 +11,7 @@ use crate::model::Identity;
 use crate::observe::request::RequestContext;
 use crate::pb::chat::v1 as pb;
 use crate::service::Error;
-use crate::transport::connection::Leaving;
+use crate::transport::connection::Carrier;
 use crate::transport::detached::{DetachedBody, MayDetach};
 use crate::transport::session::{Session, outbox};
 use crate::transport::stream_task::{self, Companion};
@@ -34,16 +34,13 @@ impl ChatApi {
     pub(super) fn connect(&self, request: Request<tonic::Streaming<pb::ConnectChatRequest>>) -> Answer<NoStream> {
         let (_, extensions, inbound) = request.into_parts();
         let identity = extensions.get::<Identity>().cloned().ok_or_else(|| status::refused(Refused::TokenMissing))?;
-        let mut options = (*self.options).clone();
         // The stream goes with its connection, which goes with the server at the latest.
-        if let Some(Leaving(leaving)) = extensions.get() {
-            options.draining = leaving.clone();
-        }
-        if options.draining.is_cancelled() {
+        let leaving = extensions.get::<Arc<Carrier>>().map_or(&self.options.draining, |carrier| &carrier.leaving);
+        if leaving.is_cancelled() {
             return Err(status::of_error(&Error::GoingAway));
         }
         let (outbox, body) = outbox::outbox();
-        let session = Session::new(options, identity, inbound, outbox).run();
+        let session = Session::new(Arc::clone(&self.options), leaving.clone(), identity, inbound, outbox).run();
         // It runs beside its call, and is the call's work all the same.
         let session: Companion = match extensions.get::<Arc<RequestContext>>() {
             Some(context) => Box::pin(Arc::clone(context).serve(session)),

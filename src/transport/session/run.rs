@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures_util::{FutureExt, Stream};
 use rand::Rng;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -47,7 +47,6 @@ const LINGER: Duration = Duration::from_secs(5);
 const RECONNECT_SPREAD: Duration = Duration::from_millis(500);
 
 /// What sessions share.
-#[derive(Clone)]
 pub struct SessionOptions {
     pub service: Arc<ChatService>,
     pub verifier: Arc<Verifier>,
@@ -55,7 +54,7 @@ pub struct SessionOptions {
     pub limiter: Arc<dyn RateLimiter>,
     /// How long something may wait for a client that takes nothing; `None`: as long as it likes.
     pub send_due: Option<Duration>,
-    /// Cancelled when the stream's connection, or the whole server, begins to stop.
+    /// Cancelled when the server begins to stop.
     pub draining: CancellationToken,
 }
 
@@ -93,7 +92,7 @@ enum Inbound {
 }
 
 pub struct Session<S> {
-    options: SessionOptions,
+    options: Arc<SessionOptions>,
     identity: Identity,
     inbound: S,
     outbox: Outbox,
@@ -110,12 +109,13 @@ pub struct Session<S> {
     early: Vec<(u64, Eviction)>,
     page: Option<Task<PageRead>>,
     leaving: Pin<Box<WaitForCancellationFutureOwned>>,
-    expiry: Pin<Box<Sleep>>,
+    expires_at: Instant,
     /// Until the first valid frame.
-    first_frame_due: Option<Pin<Box<Sleep>>>,
-    /// Looks after what waits, no earlier than it may be overdue.
-    stall: Pin<Box<Sleep>>,
-    stall_is_set: bool,
+    first_frame_due: Option<Instant>,
+    /// When to look after what waits: no earlier than it may be overdue.
+    stall_at: Option<Instant>,
+    /// For the first of these times.
+    alarm: Pin<Box<Sleep>>,
     /// Of all that is waited for but deliveries.
     rarely: Rarely,
     /// None of it was ready when it was looked at last.
@@ -134,16 +134,19 @@ impl<S> Session<S>
 where
     S: Stream<Item = Result<pb::ConnectChatRequest, Status>> + Unpin + Send + 'static,
 {
-    pub fn new(options: SessionOptions, identity: Identity, inbound: S, outbox: Outbox) -> Self {
-        let leaving = Box::pin(options.draining.clone().cancelled_owned());
-        let expiry = Box::pin(sleep_until(deadline(options.clock.as_ref(), identity.expires_at)));
+    /// `leaving` is cancelled when the stream's connection, or the whole server, begins to stop.
+    pub fn new(options: Arc<SessionOptions>, leaving: CancellationToken, identity: Identity, inbound: S, outbox: Outbox) -> Self {
+        let leaving = Box::pin(leaving.cancelled_owned());
+        let expires_at = deadline(options.clock.as_ref(), identity.expires_at);
+        let first_frame_due = Instant::now() + FIRST_FRAME_DUE;
         Self {
             options,
             identity,
             inbound,
             outbox,
             mailbox: Arc::default(),
-            chats: Vec::new(),
+            // Most streams have one; else there would be room for four.
+            chats: Vec::with_capacity(1),
             turn: 0,
             settled: None,
             unsettled: 0,
@@ -151,10 +154,10 @@ where
             early: Vec::new(),
             page: None,
             leaving,
-            expiry,
-            first_frame_due: Some(Box::pin(sleep(FIRST_FRAME_DUE))),
-            stall: Box::pin(sleep(Duration::ZERO)),
-            stall_is_set: false,
+            expires_at,
+            first_frame_due: Some(first_frame_due),
+            stall_at: None,
+            alarm: Box::pin(sleep_until(expires_at.min(first_frame_due))),
             rarely: Rarely::new(),
             all_wait: false,
             state: Inbound::Open,
@@ -277,11 +280,7 @@ impl<S> Session<S> {
         if self.stalled() {
             return Err(status::refused(Refused::SendStalled));
         }
-        let waits = self.outbox.level().waiting_since.zip(self.options.send_due);
-        self.stall_is_set = waits.is_some();
-        if let Some((since, due)) = waits {
-            self.stall.as_mut().reset(since + due);
-        }
+        self.stall_at = self.outbox.level().waiting_since.zip(self.options.send_due).map(|(since, due)| since + due);
         Ok(())
     }
 

@@ -22,11 +22,10 @@ use axum::body::Body;
 use futures_util::future::{BoxFuture, ready};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tower::{Service, service_fn};
 
-use super::connection::{Cut, Leaving, Successor};
+use super::connection::Carrier;
 use super::gateway::Gateway;
 use crate::converter::status::{self, Refused};
 use crate::interceptor::HttpService;
@@ -66,13 +65,6 @@ pub fn refuse(request: &Request<Body>, origins: &[Origin], gateway: &Gateway) ->
     }
 }
 
-/// A connection that may become a socket.
-struct Place {
-    leaving: CancellationToken,
-    cut: CancellationToken,
-    successor: Successor,
-}
-
 impl<S: HttpService> WebSocket<S> {
     /// The answer that agrees, where a request asks for a socket. The others are refused: see [`refuse`].
     pub fn agree(&self, request: &Request<Body>) -> Option<Response<Body>> {
@@ -82,27 +74,23 @@ impl<S: HttpService> WebSocket<S> {
     /// Makes a socket of the connection whose request was agreed to.
     pub fn open(&self, request: Request<Body>, agreed: Response<Body>) -> Answer {
         match self.admit(&request) {
-            Ok(place) => Box::pin(ready(Ok(self.upgrade(request, agreed, place)))),
+            Ok(carrier) => Box::pin(ready(Ok(self.upgrade(request, agreed, &carrier)))),
             Err(status) => self.turn_away(request, status),
         }
     }
 
-    fn admit(&self, request: &Request<Body>) -> Result<Place, Status> {
+    /// The connection that becomes a socket.
+    fn admit(&self, request: &Request<Body>) -> Result<Arc<Carrier>, Status> {
         // Here, for the request; the call behind it isn't counted again.
         if let Err(RetryAfter(wait)) = check_address(request, self.limiter.as_ref(), &self.trusted_proxies) {
             return Err(status::refused(Refused::RateLimited(wait)));
         }
-        let extensions = request.extensions();
-        let (Some(Leaving(leaving)), Some(Cut(cut)), Some(successor)) =
-            (extensions.get::<Leaving>().cloned(), extensions.get::<Cut>().cloned(), extensions.get::<Successor>().cloned())
-        else {
-            // Only a connection that the listener has accepted can be upgraded.
-            return Err(status::of_error(&Error::Internal));
-        };
-        if leaving.is_cancelled() {
+        // Only a connection that the listener has accepted can be upgraded.
+        let carrier = request.extensions().get::<Arc<Carrier>>().ok_or_else(|| status::of_error(&Error::Internal))?;
+        if carrier.leaving.is_cancelled() {
             return Err(status::of_error(&Error::GoingAway));
         }
-        Ok(Place { leaving, cut, successor })
+        Ok(Arc::clone(carrier))
     }
 
     /// Logged and counted here: it doesn't become the call that would be.
@@ -111,8 +99,7 @@ impl<S: HttpService> WebSocket<S> {
         Log(service_fn(move |_: Request<Body>| ready(Ok::<_, Infallible>(gateway.error(&status))))).call(request)
     }
 
-    fn upgrade(&self, mut request: Request<Body>, mut agreed: Response<Body>, place: Place) -> Response<Body> {
-        let Place { leaving, cut, successor } = place;
+    fn upgrade(&self, mut request: Request<Body>, mut agreed: Response<Body>, carrier: &Carrier) -> Response<Body> {
         let context = RequestContext::of(request.headers(), None);
         let mut headers = HeaderMap::new();
         for name in PASSED_ON {
@@ -125,9 +112,14 @@ impl<S: HttpService> WebSocket<S> {
             headers.insert(REQUEST_ID, id.clone());
             agreed.headers_mut().insert(REQUEST_ID, id);
         }
-        let opening = Opening { authorization: handshake::authorization(request.headers()), headers, leaving, cut };
+        let opening = Opening {
+            authorization: handshake::authorization(request.headers()),
+            headers,
+            leaving: carrier.leaving.clone(),
+            cut: carrier.cut.clone(),
+        };
         let (upgrade, calls) = (hyper::upgrade::on(&mut request), self.calls.clone());
-        successor.put(Box::pin(async move {
+        carrier.succeed(Box::pin(async move {
             match upgrade.await {
                 Ok(io) => socket::serve(TokioIo::new(io), opening, calls).await,
                 Err(error) => tracing::debug!(error = %error, "a client did not wait for its WebSocket"),
@@ -143,6 +135,7 @@ mod tests {
     use std::time::Duration;
 
     use http::StatusCode;
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::interceptor::address::Peer;
@@ -172,9 +165,7 @@ mod tests {
             .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
             .header(REQUEST_ID, "of-the-client")
             .extension(Peer(Ipv4Addr::LOCALHOST.into()))
-            .extension(Leaving(leaving.clone()))
-            .extension(Cut(CancellationToken::new()))
-            .extension(Successor::default());
+            .extension(Arc::new(Carrier::new(None, leaving.clone(), CancellationToken::new())));
         let request = request.body(Body::empty()).unwrap();
         let agreed = websocket.agree(&request).expect("it is a handshake");
         websocket.open(request, agreed).await.unwrap()

@@ -3,6 +3,7 @@
 //! Nothing is queued here. A frame is read when the session has taken the one before; events are taken from the session's outbox when those
 //! before have gone into the socket. So the outbox's bound holds for a slow reader, and the client's own socket fills when the session takes no frames.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -32,7 +33,7 @@ use crate::interceptor::HttpService;
 use crate::model::limits;
 use crate::pb::chat::v1 as pb;
 use crate::pb::chat::v1::connect_chat_request::Frame as ClientFrame;
-use crate::transport::connection::Leaving;
+use crate::transport::connection::Carrier;
 use crate::transport::detached::MayDetach;
 
 /// The call that a socket is.
@@ -112,8 +113,8 @@ where
     request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
     request.headers_mut().insert(header::AUTHORIZATION, authorization);
-    request.extensions_mut().insert(Leaving(opening.leaving));
-    request.extensions_mut().insert(MayDetach(opening.cut));
+    request.extensions_mut().insert(MayDetach(opening.cut.clone()));
+    request.extensions_mut().insert(Arc::new(Carrier::new(None, opening.leaving, opening.cut)));
     let Ok(response) = calls.oneshot(request).await;
     // Refused at once, or ended before it began.
     if let Some(status) = Status::from_header_map(response.headers()) {

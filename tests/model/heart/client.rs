@@ -76,7 +76,8 @@ impl Connection {
     pub fn new(world: &World, name: &str) -> Self {
         let (frames, inbound) = mpsc::unbounded_channel();
         let (outbox, body) = outbox::outbox();
-        let session = Session::new(world.options.clone(), identity(name), UnboundedReceiverStream::new(inbound), outbox);
+        let (options, inbound) = (Arc::clone(&world.options), UnboundedReceiverStream::new(inbound));
+        let session = Session::new(options, world.options.draining.clone(), identity(name), inbound, outbox);
         let session = tokio::spawn(session.run());
         Self { frames: Some(frames), reading: Reading::new(body), session, open: BTreeMap::new(), is_calm: world.store.is_calm() }
     }

@@ -37,7 +37,7 @@ const GUEST: &str = "guest";
 
 /// What the clients of a run share.
 pub struct World {
-    options: SessionOptions,
+    options: Arc<SessionOptions>,
     store: Arc<MemoryStore>,
     chats: Vec<ChatId>,
     clients: usize,
@@ -125,14 +125,14 @@ async fn run(script: Script) -> Checked {
         clock: Arc::new(SystemClock),
     };
     let verifier = Verifier::new(&Key::Secret(vec![7; 32]), &Demands::default()).ok_or("no verifier")?;
-    let options = SessionOptions {
+    let options = Arc::new(SessionOptions {
         service: Arc::new(ChatService::new(parts)),
         verifier: Arc::new(verifier),
         clock: Arc::new(SystemClock),
         limiter: Arc::new(MemoryLimiter::new(Rates::default())),
         send_due: None,
         draining: CancellationToken::new(),
-    };
+    });
     let stop = CancellationToken::new();
     let sweep = tokio::spawn(run_sweep(store.clone(), store.clone(), Arc::clone(&registry), SWEEP_INTERVAL, stop.clone()));
     let healer = holes.map(|holes| tokio::spawn(run_healer(store.clone(), Arc::clone(&registry), holes, stop.clone())));

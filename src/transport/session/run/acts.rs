@@ -119,7 +119,7 @@ impl<S> Session<S> {
         let same = |new: &Identity| new.user_id == self.identity.user_id && new.role.is_trusted() == self.identity.role.is_trusted();
         let refused = match checked {
             Ok(identity) if same(&identity) => {
-                self.expiry.as_mut().reset(deadline(self.options.clock.as_ref(), identity.expires_at));
+                self.expires_at = deadline(self.options.clock.as_ref(), identity.expires_at);
                 self.outbox.event(frames::token_refreshed(identity.expires_at));
                 self.identity = identity;
                 auth::count(None);

@@ -1,7 +1,7 @@
 //! What the loop waits for, and in which order it looks.
 
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures_util::{FutureExt, Stream, StreamExt};
 use tokio::time::Instant;
@@ -64,18 +64,11 @@ where
         if !self.draining && self.leaving.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Input::Draining);
         }
-        if self.expiry.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Input::TokenExpired);
+        if self.stall_at.is_none() && level.waiting_since.is_some() {
+            self.stall_at = self.options.send_due.map(|due| Instant::now() + due);
         }
-        if poll_optional(&mut self.first_frame_due, cx).is_ready() {
-            return Poll::Ready(Input::FirstFrameLate);
-        }
-        if let Some(due) = self.options.send_due.filter(|_| level.waiting_since.is_some() && !self.stall_is_set) {
-            self.stall.as_mut().reset(Instant::now() + due);
-            self.stall_is_set = true;
-        }
-        if self.stall_is_set && self.stall.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Input::SendStalled);
+        if let Poll::Ready(alarm) = self.poll_alarm(cx) {
+            return Poll::Ready(alarm);
         }
         if let Poll::Ready(evictions) = self.mailbox.poll_take(cx) {
             return Poll::Ready(Input::Evicted(evictions));
@@ -107,6 +100,19 @@ where
         Poll::Pending
     }
 
+    fn poll_alarm(&mut self, cx: &mut Context<'_>) -> Poll<Input> {
+        let next = [self.first_frame_due, self.stall_at].into_iter().flatten().fold(self.expires_at, Instant::min);
+        if self.alarm.deadline() != next {
+            self.alarm.as_mut().reset(next);
+        }
+        ready!(self.alarm.as_mut().poll(cx));
+        Poll::Ready(match next {
+            at if at == self.expires_at => Input::TokenExpired,
+            at if self.first_frame_due == Some(at) => Input::FirstFrameLate,
+            _ => Input::SendStalled,
+        })
+    }
+
     /// Delivers what there is.
     fn poll_deliveries(&mut self, cx: &mut Context<'_>) -> Poll<Input> {
         let mut delivered = false;
@@ -118,7 +124,7 @@ where
             }
         }
         // Something waits now that somebody must look after.
-        if delivered && self.options.send_due.is_some() && !self.stall_is_set { Poll::Ready(Input::Delivered) } else { Poll::Pending }
+        if delivered && self.options.send_due.is_some() && self.stall_at.is_none() { Poll::Ready(Input::Delivered) } else { Poll::Pending }
     }
 }
 
