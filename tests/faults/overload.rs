@@ -24,6 +24,9 @@ const SQLITE_HELD: Duration = Duration::from_millis(1500);
 const SQLITE_FREE: Duration = Duration::from_millis(150);
 /// Callers that keep the queue from running empty, to find out what the database takes.
 const SATURATING_CALLERS: usize = 1_024;
+/// The callers' connections. HTTP/2's library ends a connection with too many small DATA frames that wait to be read: so many thousand calls,
+/// all at once, are no single client's, and on a slow machine they wait.
+const CONNECTIONS: usize = 32;
 const MEASURED: Duration = Duration::from_secs(8);
 const TICK: Duration = Duration::from_millis(10);
 /// Callers give up after this, as callers do.
@@ -50,16 +53,20 @@ struct Level {
 pub async fn run(on: On) -> Result<(), String> {
     const FLAGS: &[&str] = &["--max-streams-per-connection", "100000"];
     let stage = Stage::set(on, Needs { small_disk_mib: None, back: true, flags: FLAGS }).await;
-    let mut client = client(&stage.ground, stage.server.port, &mint("alice", &["user"])).await;
-    let chat = new_chat(&mut client, &[]).await;
+    let token = mint("alice", &["user"]);
+    let mut clients = Vec::with_capacity(CONNECTIONS);
+    for _ in 0..CONNECTIONS {
+        clients.push(client(&stage.ground, stage.server.port, &token).await);
+    }
+    let chat = new_chat(&mut clients[0], &[]).await;
     // One caller first: the statement is prepared and the pages are warm.
-    client.send_message(request(&chat, "first")).await.map_err(|status| status.to_string())?;
+    clients[0].send_message(request(&chat, "first")).await.map_err(|status| status.to_string())?;
     let _brake = Brake::on(&stage, on).await;
-    let capacity = saturate(&client, &chat).await;
+    let capacity = saturate(&clients, &chat).await;
     let before = resident(&stage, "VmRSS");
     let mut levels = Vec::new();
     for times in [1, 2, 5] {
-        let mut level = offer(&client, &chat, capacity * f64::from(times), times).await;
+        let mut level = offer(&clients, &chat, capacity * f64::from(times), times).await;
         level.peak_bytes = resident(&stage, "VmHWM");
         levels.push(level);
     }
@@ -110,11 +117,11 @@ fn request(chat: &str, id: &str) -> SendMessageRequest {
 }
 
 /// What the database takes, in messages a second: callers that wait for each answer, and more of them than fit into a batch.
-async fn saturate(client: &Client, chat: &str) -> f64 {
+async fn saturate(clients: &[Client], chat: &str) -> f64 {
     let began = Instant::now();
     let mut callers = JoinSet::new();
     for caller in 0..SATURATING_CALLERS {
-        let (mut client, chat) = (client.clone(), chat.to_owned());
+        let (mut client, chat) = (clients[caller % clients.len()].clone(), chat.to_owned());
         callers.spawn(async move {
             let mut acked = 0_u32;
             while began.elapsed() < MEASURED {
@@ -127,7 +134,7 @@ async fn saturate(client: &Client, chat: &str) -> f64 {
     f64::from(acked) / began.elapsed().as_secs_f64()
 }
 
-async fn offer(client: &Client, chat: &str, rate: f64, times: u32) -> Level {
+async fn offer(clients: &[Client], chat: &str, rate: f64, times: u32) -> Level {
     let mut level = Level { times, ..Level::default() };
     let (began, mut calls) = (Instant::now(), JoinSet::new());
     let mut ticks = interval(TICK);
@@ -135,7 +142,8 @@ async fn offer(client: &Client, chat: &str, rate: f64, times: u32) -> Level {
     while began.elapsed() < MEASURED {
         ticks.tick().await;
         while (level.offered as f64) < rate * began.elapsed().as_secs_f64() {
-            let (mut client, request) = (client.clone(), request(chat, &format!("{times} {}", level.offered)));
+            let mut client = clients[level.offered as usize % clients.len()].clone();
+            let request = request(chat, &format!("{times} {}", level.offered));
             level.offered += 1;
             calls.spawn(async move {
                 let due = Instant::now();

@@ -5,7 +5,7 @@ use chat_service::repository::postgres::{self, PostgresStore};
 use chat_service::repository::{MessageRepository, SchemaError, StoreError};
 use sqlx::Connection;
 
-use crate::common::{drop_database, new_database};
+use crate::common::{drop_database, new_database, within};
 use crate::fixture::{message, postgres_fixture, postgres_options, sequence, sequences};
 
 #[tokio::test]
@@ -23,6 +23,31 @@ async fn a_postgres_schema_that_is_too_old_or_too_new_is_refused() {
         assert!(matches!(new, Err(postgres::OpenError::Schema(SchemaError::TooNew { found: 9999, .. }))), "{migrate}");
     }
     drop_database(&url).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_waits_for_a_table_in_use_and_stops_nobody_meanwhile() {
+    let f = postgres_fixture().await;
+    let chat = f.chat(&[]).await;
+    let mut connection = sqlx::PgConnection::connect(&f.place).await.unwrap();
+    // Those that need a lock which nobody else may have beside it are to be done again.
+    for statement in ["DELETE FROM _sqlx_migrations WHERE version IN (5, 6)", "DROP FUNCTION chats_refuse_title() CASCADE"] {
+        sqlx::query(statement).execute(&mut connection).await.unwrap();
+    }
+    // As a backup does.
+    let mut backup = sqlx::PgConnection::connect(&f.place).await.unwrap();
+    let mut reading = backup.begin().await.unwrap();
+    sqlx::query("SELECT count(*) FROM messages").execute(&mut *reading).await.unwrap();
+    let options = postgres_options(&f.place);
+    let migrating = tokio::spawn(async move { PostgresStore::open(&options, true).await.map(drop) });
+    let pauses = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
+    let has_paused = async { while sqlx::query_scalar::<_, i64>(pauses).fetch_one(&mut connection).await.unwrap() == 0 {} };
+    within(has_paused).await;
+    assert_eq!(sequences(&f.append(&[message(chat, "owner", "1", "a")]).await), [Some(1)]);
+    assert!(!migrating.is_finished());
+    reading.rollback().await.unwrap();
+    within(migrating).await.unwrap().unwrap();
+    drop_database(&f.place).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
