@@ -21,7 +21,7 @@ use super::traces::Traces;
 use crate::config::{LogArgs, LogFormat};
 use crate::observe::trace;
 
-/// The time of a line, as the library writes it, which takes five times as long.
+/// The time of a line, as the library writes it, but without calls of the formatter for each part of it.
 pub(super) fn now() -> String {
     // Not chrono's own reading of the clock, which panics where that is before 1970.
     DateTime::<Utc>::from(SystemTime::now()).to_rfc3339_opts(SecondsFormat::Micros, true)

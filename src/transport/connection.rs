@@ -155,7 +155,9 @@ where
         request.map(Body::new)
     }));
     // Owned: the builder needn't stay for it.
-    let connection = builder(limits, &activity).serve_connection_with_upgrades(TokioIo::new(Box::new(io)), service).into_owned();
+    // The socket is boxed: in the connection it would make that take the allocator's next class of sizes.
+    let io = TokioIo::new(Box::new(io));
+    let connection = builder(limits, &activity).serve_connection_with_upgrades(io, service).into_owned();
     let mut connection = turns.of(Box::pin(connection));
     let ends_at = limits.age_max.map(end_of_age);
     let ended = {
@@ -302,15 +304,16 @@ async fn until(at: Option<Instant>) {
 mod tests {
     use super::*;
 
-    const LIMITS: fn() -> ConnectionLimits =
-        || ConnectionLimits { handshake_due: Duration::from_secs(10), idle_due: Duration::from_secs(60), ..ConnectionLimits::default() };
+    fn limits() -> ConnectionLimits {
+        ConnectionLimits { handshake_due: Duration::from_secs(10), idle_due: Duration::from_secs(60), ..ConnectionLimits::default() }
+    }
 
     /// Why a connection is over, and behind how many seconds; `None`: it isn't within an hour.
     async fn over_by(protocol: Protocol, activity: &Activity, age: Option<u64>) -> Option<(Reason, u64)> {
         let (spoken, began) = (Spoken::default(), Instant::now());
         spoken.set(protocol);
         let ends_at = age.map(|age| began + Duration::from_secs(age));
-        let over = timeout(Duration::from_secs(3_600), over(&LIMITS(), ends_at, activity, &spoken)).await.ok()?;
+        let over = timeout(Duration::from_secs(3_600), over(&limits(), ends_at, activity, &spoken)).await.ok()?;
         Some((over, began.elapsed().as_secs()))
     }
 
