@@ -22,12 +22,14 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::frames::{FrameGuard, Protocol, Spoken};
-use super::gather::Gather;
+use super::common::{Common, Protocol};
+use super::frames::FrameGuard;
+use super::gather::{Gather, InTurns};
 use super::limits::ConnectionLimits;
-use super::rarely::either;
+use super::rare_timer::RareTimer;
+use super::rarely::{Who, either};
 use super::stall::StallGuard;
-use super::stream_task::{Activity, Companion, StreamExecutor};
+use super::stream_task::{Companion, StreamExecutor};
 use crate::interceptor::HttpService;
 use crate::interceptor::address::Peer;
 use crate::observe::metrics::{self, Turned};
@@ -79,10 +81,10 @@ pub async fn serve(
     drop(stream.set_nodelay(true));
     let stream = StallGuard::new(stream, limits.send_due);
     match tls {
-        None => until_cut(stream, peer, service, limits, draining, cut).await,
+        None => http(stream, peer, service, limits, draining, cut).await,
         // Behind pointers: a task keeps room for all that is passed on in it, at each place that it is passed through.
         Some(config) => match in_time(limits.handshake_due, draining, Box::pin(handshake(config, stream))).await {
-            Ok(Ok(stream)) => until_cut(stream, peer, service, limits, draining, cut).await,
+            Ok(Ok(stream)) => http(stream, peer, service, limits, draining, cut).await,
             Ok(Err(error)) => {
                 metrics::connection_refused(Turned::HandshakeFailed);
                 tracing::debug!(error = %error, "a TLS handshake failed");
@@ -111,6 +113,8 @@ struct Late;
 /// Why a connection is told to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reason {
+    /// What must be rid of it at once says so.
+    Cut,
     Stop,
     /// It never said which protocol it speaks.
     Silent,
@@ -119,7 +123,7 @@ enum Reason {
 }
 
 /// Serves HTTP, and what comes of it, until somebody cuts the connection.
-async fn until_cut<I>(
+async fn http<I>(
     io: I,
     peer: IpAddr,
     service: impl HttpService,
@@ -131,21 +135,9 @@ async fn until_cut<I>(
 {
     // Children are cancelled with their parents, too.
     let carrier = Arc::new(Carrier::new(Some(peer), draining.child_token(), cut.child_token()));
-    // Boxed, as it is kept twice otherwise: as what is passed on, and as what is run.
-    let mut http = Box::pin(http(io, service, limits, draining, &carrier));
-    if let Either::Right(()) = either(&mut http, pin!(carrier.cut.cancelled())).await {
-        tracing::debug!("a connection is cut: its client took nothing for too long, or the server stops");
-    }
-}
-
-async fn http<I>(io: I, service: impl HttpService, limits: &ConnectionLimits, draining: &CancellationToken, carrier: &Arc<Carrier>)
-where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (io, spoken) = FrameGuard::new(io, limits.control_frames_per_second_max);
-    let activity = Activity::new();
-    let (io, turns) = Gather::new(io, activity.clone());
-    let carries = Arc::clone(carrier);
+    let common = Common::new();
+    let io = Gather::new(FrameGuard::new(io, limits.control_frames_per_second_max, common.clone()), common.clone());
+    let carries = Arc::clone(&carrier);
     let service = TowerToHyperService::new(service.map_request(move |mut request: http::Request<Incoming>| {
         let extensions = request.extensions_mut();
         if let Some(peer) = carries.peer {
@@ -157,44 +149,50 @@ where
     // Owned: the builder needn't stay for it.
     // The socket is boxed: in the connection it would make that take the allocator's next class of sizes.
     let io = TokioIo::new(Box::new(io));
-    let connection = builder(limits, &activity).serve_connection_with_upgrades(io, service).into_owned();
-    let mut connection = turns.of(Box::pin(connection));
+    let connection = builder(limits, &common).serve_connection_with_upgrades(io, service).into_owned();
+    let mut connection = InTurns::new(Box::pin(connection), common.clone());
     let ends_at = limits.age_max.map(end_of_age);
     let ended = {
         let told = pin!(async {
             tokio::select! {
                 biased;
+                () = carrier.cut.cancelled() => Reason::Cut,
                 () = draining.cancelled() => Reason::Stop,
-                reason = over(limits, ends_at, &activity, &spoken) => reason,
+                reason = over(limits, ends_at, &common) => reason,
             }
         });
-        either(&mut connection, told).await
+        either(common.rarely(Who::First), &mut connection, told).await
     };
-    let reason = match ended {
-        Either::Left(ended) => {
-            ended_by_itself(ended);
-            let Some(successor) = carrier.successor() else { return };
-            // Where the upgrade has failed, this tells the successor.
-            drop(connection);
-            return upgraded(successor, ends_at, limits, &carrier.leaving, draining).await;
-        }
-        Either::Right(Reason::Silent) => {
-            metrics::connection_refused(Turned::Silent);
-            tracing::debug!("a connection said nothing");
-            return;
-        }
-        Either::Right(reason) => reason,
-    };
-    carrier.leaving.cancel();
-    connection.driven().graceful_shutdown();
     let rest = async {
-        ended_by_itself(connection.await);
-        // A request for an upgrade was answered meanwhile.
-        if let Some(successor) = carrier.successor() {
-            successor.await;
-        }
+        let reason = match ended {
+            Either::Left(ended) => {
+                ended_by_itself(ended);
+                let Some(successor) = carrier.successor() else { return };
+                // Where the upgrade has failed, this tells the successor.
+                drop(connection);
+                return upgraded(successor, ends_at, limits, &carrier.leaving, draining).await;
+            }
+            Either::Right(Reason::Silent) => {
+                metrics::connection_refused(Turned::Silent);
+                tracing::debug!("a connection said nothing");
+                return;
+            }
+            Either::Right(reason) => reason,
+        };
+        carrier.leaving.cancel();
+        connection.driven().graceful_shutdown();
+        let rest = async {
+            ended_by_itself(connection.await);
+            // A request for an upgrade was answered meanwhile.
+            if let Some(successor) = carrier.successor() {
+                successor.await;
+            }
+        };
+        drain(reason, limits, rest).await;
     };
-    drain(reason, limits, rest).await;
+    if carrier.cut.run_until_cancelled(rest).await.is_none() {
+        tracing::debug!("a connection is cut: its client took nothing for too long, or the server stops");
+    }
 }
 
 /// What an upgrade has made of a connection, to its end.
@@ -233,12 +231,12 @@ fn ended_by_itself(ended: Result<(), Box<dyn std::error::Error + Send + Sync>>) 
     }
 }
 
-fn builder(limits: &ConnectionLimits, activity: &Activity) -> Builder<StreamExecutor> {
-    let mut builder = Builder::new(StreamExecutor::new(activity.clone()));
+fn builder(limits: &ConnectionLimits, common: &Common) -> Builder<StreamExecutor> {
+    let mut builder = Builder::new(StreamExecutor::new(common.clone()));
     let streams_max = limits.streams_max;
     builder
         .http2()
-        .timer(TokioTimer::new())
+        .timer(RareTimer::new(common.clone()))
         .max_concurrent_streams((streams_max > 0).then_some(streams_max))
         .max_header_list_size(limits.header_list_bytes_max)
         .max_frame_size(limits.frame_bytes_max)
@@ -260,7 +258,7 @@ fn builder(limits: &ConnectionLimits, activity: &Activity) -> Builder<StreamExec
 
 /// Returns when there is a reason to end a connection: it never said which protocol it speaks, or had no stream for too long (HTTP/1 has its
 /// header's time-out), or has its greatest age. One timer for all of them.
-async fn over(limits: &ConnectionLimits, ends_at: Option<Instant>, activity: &Activity, spoken: &Spoken) -> Reason {
+async fn over(limits: &ConnectionLimits, ends_at: Option<Instant>, common: &Common) -> Reason {
     let began = Instant::now();
     let (speaks_by, mut idle_at) = (began + limits.handshake_due, began + limits.idle_due);
     let mut has_spoken = false;
@@ -269,14 +267,14 @@ async fn over(limits: &ConnectionLimits, ends_at: Option<Instant>, activity: &Ac
         sleep_until(ends_at.map_or(look_at, |ends_at| ends_at.min(look_at))).await;
         let now = Instant::now();
         if !has_spoken && speaks_by <= now {
-            has_spoken = spoken.protocol() != Protocol::Unknown;
+            has_spoken = common.protocol() != Protocol::Unknown;
             if !has_spoken {
                 return Reason::Silent;
             }
         }
         if idle_at <= now {
-            idle_at = match activity.idle_since() {
-                Some(since) if since + limits.idle_due <= now && spoken.protocol() == Protocol::Http2 => return Reason::Idle,
+            idle_at = match common.idle_since() {
+                Some(since) if since + limits.idle_due <= now && common.protocol() == Protocol::Http2 => return Reason::Idle,
                 Some(since) if since + limits.idle_due > now => since + limits.idle_due,
                 _ => now + limits.idle_due,
             };
@@ -309,18 +307,18 @@ mod tests {
     }
 
     /// Why a connection is over, and behind how many seconds; `None`: it isn't within an hour.
-    async fn over_by(protocol: Protocol, activity: &Activity, age: Option<u64>) -> Option<(Reason, u64)> {
-        let (spoken, began) = (Spoken::default(), Instant::now());
-        spoken.set(protocol);
+    async fn over_by(protocol: Protocol, common: &Common, age: Option<u64>) -> Option<(Reason, u64)> {
+        let began = Instant::now();
+        common.speaks(protocol);
         let ends_at = age.map(|age| began + Duration::from_secs(age));
-        let over = timeout(Duration::from_secs(3_600), over(&limits(), ends_at, activity, &spoken)).await.ok()?;
+        let over = timeout(Duration::from_secs(3_600), over(&limits(), ends_at, common)).await.ok()?;
         Some((over, began.elapsed().as_secs()))
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_over_by_what_comes_first() {
-        let busy = Activity::new();
-        let _stream = busy.begin();
+        let busy = Common::new();
+        let _stream = busy.begin_stream();
         for (protocol, is_busy, age, expected) in [
             (Protocol::Unknown, false, None, Some((Reason::Silent, 10))),
             (Protocol::Unknown, false, Some(5), Some((Reason::Age, 5))),
@@ -333,20 +331,20 @@ mod tests {
             (Protocol::Http1, false, None, None),
             (Protocol::Http1, false, Some(500), Some((Reason::Age, 500))),
         ] {
-            let activity = if is_busy { busy.clone() } else { Activity::new() };
-            assert_eq!(over_by(protocol, &activity, age).await, expected, "{protocol:?}, busy: {is_busy}, age: {age:?}");
+            let common = if is_busy { busy.clone() } else { Common::new() };
+            assert_eq!(over_by(protocol, &common, age).await, expected, "{protocol:?}, busy: {is_busy}, age: {age:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_idle_from_the_end_of_its_last_stream() {
-        let activity = Activity::new();
-        let stream = activity.begin();
+        let common = Common::new();
+        let stream = common.begin_stream();
         let ends = async {
             sleep_until(Instant::now() + Duration::from_secs(50)).await;
             drop(stream);
         };
-        let (over, ()) = tokio::join!(over_by(Protocol::Http2, &activity, None), ends);
+        let (over, ()) = tokio::join!(over_by(Protocol::Http2, &common, None), ends);
         assert_eq!(over, Some((Reason::Idle, 110)));
     }
 }

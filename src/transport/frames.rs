@@ -6,50 +6,18 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::common::{Common, Protocol};
+
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HEADER_BYTES: usize = 9;
 /// What frames are counted over.
 const SPAN: Duration = Duration::from_secs(1);
-
-/// What a connection turned out to speak.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// Too little has come to tell.
-    Unknown,
-    Http1,
-    Http2,
-}
-
-/// The protocol, for those who watch over the connection.
-#[derive(Clone, Debug, Default)]
-pub struct Spoken(Arc<AtomicU8>);
-
-impl Spoken {
-    pub fn protocol(&self) -> Protocol {
-        match self.0.load(Ordering::Relaxed) {
-            1 => Protocol::Http1,
-            2 => Protocol::Http2,
-            _ => Protocol::Unknown,
-        }
-    }
-
-    pub(super) fn set(&self, protocol: Protocol) {
-        let number = match protocol {
-            Protocol::Unknown => 0,
-            Protocol::Http1 => 1,
-            Protocol::Http2 => 2,
-        };
-        self.0.store(number, Ordering::Relaxed);
-    }
-}
 
 /// A connection whose reads fail when more frames come than may.
 pub struct FrameGuard<I> {
@@ -59,10 +27,8 @@ pub struct FrameGuard<I> {
 
 impl<I> FrameGuard<I> {
     /// `frames_max`: how many frames that carry nothing may come in a second.
-    pub fn new(io: I, frames_max: u32) -> (Self, Spoken) {
-        let spoken = Spoken::default();
-        let reader = Reader { spoken: spoken.clone(), phase: Phase::Preface(0), frames_max, span_began: None, frames: 0 };
-        (Self { io, reader }, spoken)
+    pub fn new(io: I, frames_max: u32, common: Common) -> Self {
+        Self { io, reader: Reader { common, phase: Phase::Preface(0), frames_max, span_began: None, frames: 0 } }
     }
 }
 
@@ -97,7 +63,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for FrameGuard<I> {
 }
 
 struct Reader {
-    spoken: Spoken,
+    common: Common,
     phase: Phase,
     frames_max: u32,
     span_began: Option<Instant>,
@@ -128,13 +94,13 @@ impl Reader {
                     let count = bytes.len().min(PREFACE.len() - *have);
                     let (now, rest) = bytes.split_at(count);
                     if PREFACE[*have..*have + count] != *now {
-                        self.spoken.set(Protocol::Http1);
+                        self.common.speaks(Protocol::Http1);
                         self.phase = Phase::Http1;
                         return Ok(());
                     }
                     *have += count;
                     if *have == PREFACE.len() {
-                        self.spoken.set(Protocol::Http2);
+                        self.common.speaks(Protocol::Http2);
                         self.phase = Phase::Header { bytes: [0; HEADER_BYTES], have: 0 };
                     }
                     bytes = rest;
@@ -194,8 +160,7 @@ mod tests {
     const SETTINGS_ACK: [u8; 9] = [0, 0, 0, 4, 1, 0, 0, 0, 0];
 
     fn reader(frames_max: u32) -> Reader {
-        let (guard, _) = FrameGuard::new((), frames_max);
-        guard.reader
+        FrameGuard::new((), frames_max, Common::new()).reader
     }
 
     #[tokio::test(start_paused = true)]
@@ -205,7 +170,7 @@ mod tests {
             let (mut enough, mut few) = (reader(3), reader(2));
             assert!(flow.chunks(size).all(|part| enough.take(part).is_ok()), "{size}");
             assert!(!flow.chunks(size).all(|part| few.take(part).is_ok()), "{size}");
-            assert_eq!(enough.spoken.protocol(), Protocol::Http2);
+            assert_eq!(enough.common.protocol(), Protocol::Http2);
         }
     }
 
@@ -227,9 +192,9 @@ mod tests {
     async fn what_is_no_preface_is_http1_and_what_is_none_yet_is_unknown() {
         let mut reader = reader(0);
         reader.take(b"P").unwrap();
-        assert_eq!(reader.spoken.protocol(), Protocol::Unknown);
+        assert_eq!(reader.common.protocol(), Protocol::Unknown);
         reader.take(b"OST / HTTP/1.1\r\n\r\n").unwrap();
-        assert_eq!(reader.spoken.protocol(), Protocol::Http1);
+        assert_eq!(reader.common.protocol(), Protocol::Http1);
         reader.take(&PING).unwrap();
     }
 }

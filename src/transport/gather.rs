@@ -6,37 +6,23 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::stream_task::Activity;
-
-/// The first write of a turn is put off.
-const FRESH: u8 = 0;
-/// One was: the next turn writes.
-const PUT_OFF: u8 = 1;
-const WRITES: u8 = 2;
-
-/// Where a connection is in its turn; in each it is polled once.
-#[derive(Clone, Debug)]
-pub struct Turns(Arc<AtomicU8>);
-
-impl Turns {
-    pub fn of<C>(self, connection: Pin<Box<C>>) -> InTurns<C> {
-        InTurns { connection, turns: self }
-    }
-}
+use super::common::{Common, Turn};
 
 /// What drives a connection.
 pub struct InTurns<C> {
     connection: Pin<Box<C>>,
-    turns: Turns,
+    common: Common,
 }
 
 impl<C> InTurns<C> {
+    pub fn new(connection: Pin<Box<C>>, common: Common) -> Self {
+        Self { connection, common }
+    }
+
     pub fn driven(&mut self) -> Pin<&mut C> {
         self.connection.as_mut()
     }
@@ -46,8 +32,7 @@ impl<C: Future> Future for InTurns<C> {
     type Output = C::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
-        let turn = if self.turns.0.load(Ordering::Relaxed) == PUT_OFF { WRITES } else { FRESH };
-        self.turns.0.store(turn, Ordering::Relaxed);
+        self.common.set_turn(if self.common.turn() == Turn::PutOff { Turn::Writes } else { Turn::Fresh });
         self.connection.as_mut().poll(cx)
     }
 }
@@ -55,24 +40,21 @@ impl<C: Future> Future for InTurns<C> {
 /// A connection whose first write in a turn waits for the next turn, which is asked for, where it has several streams.
 pub struct Gather<I> {
     io: I,
-    turns: Turns,
-    activity: Activity,
+    common: Common,
     /// The last write found no room: there is more to write anyhow.
     blocked: bool,
 }
 
 impl<I> Gather<I> {
-    pub fn new(io: I, activity: Activity) -> (Self, Turns) {
-        // Where nobody counts turns, everything is written at once.
-        let turns = Turns(Arc::new(AtomicU8::new(WRITES)));
-        (Self { io, turns: turns.clone(), activity, blocked: false }, turns)
+    pub fn new(io: I, common: Common) -> Self {
+        Self { io, common, blocked: false }
     }
 
     fn puts_off(&self, cx: &Context<'_>) -> bool {
-        if self.turns.0.load(Ordering::Relaxed) == WRITES || self.blocked || self.activity.streams() < 2 {
+        if self.common.turn() == Turn::Writes || self.blocked || self.common.streams_open() < 2 {
             return false;
         }
-        self.turns.0.store(PUT_OFF, Ordering::Relaxed);
+        self.common.set_turn(Turn::PutOff);
         // A task that wakes itself while it runs comes behind those that are due.
         cx.waker().wake_by_ref();
         true
@@ -121,7 +103,8 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Gather<I> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Wake, Waker};
 
     use super::*;
@@ -148,10 +131,10 @@ mod tests {
         }
     }
 
-    fn connection() -> (InTurns<Connection>, Activity) {
-        let activity = Activity::new();
-        let (io, turns) = Gather::new(Vec::new(), activity.clone());
-        (turns.of(Box::pin(Connection(io))), activity)
+    fn connection() -> (InTurns<Connection>, Common) {
+        let common = Common::new();
+        let connection = Connection(Gather::new(Vec::new(), common.clone()));
+        (InTurns::new(Box::pin(connection), common.clone()), common)
     }
 
     fn turn(connection: &mut InTurns<Connection>) -> (usize, usize) {
@@ -165,8 +148,8 @@ mod tests {
 
     #[tokio::test]
     async fn with_several_streams_every_other_turn_writes_all_there_is_and_is_asked_for() {
-        let (mut connection, activity) = connection();
-        let _streams = (activity.begin(), activity.begin());
+        let (mut connection, common) = connection();
+        let _streams = (common.begin_stream(), common.begin_stream());
         for _ in 0..2 {
             let (written, wakes) = turn(&mut connection);
             assert!(written == 0 && wakes > 0, "put off, and polled again");
@@ -176,8 +159,8 @@ mod tests {
 
     #[tokio::test]
     async fn with_one_stream_nothing_is_put_off() {
-        let (mut connection, activity) = connection();
-        let stream = activity.begin();
+        let (mut connection, common) = connection();
+        let stream = common.begin_stream();
         assert_eq!(turn(&mut connection), (2, 0));
         drop(stream);
         assert_eq!(turn(&mut connection), (2, 0));

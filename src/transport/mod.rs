@@ -3,6 +3,7 @@
 
 mod addresses;
 mod assets;
+mod common;
 mod connection;
 mod detached;
 mod dev_token;
@@ -16,6 +17,7 @@ mod handlers;
 pub mod limits;
 pub mod listener;
 mod open;
+mod rare_timer;
 mod rarely;
 mod routes;
 pub mod session;

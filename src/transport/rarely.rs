@@ -2,63 +2,85 @@
 //!
 //! Polled whenever the task is, each of them would cost a lock or two, for each message that goes through. So they have a waker of their own, which
 //! notes that it was called and wakes the task: only then they are polled.
+//!
+//! What a delivery touches in memory is most of its cost where many thousand connections share the caches. So the note stands beside what else the
+//! task touches in each turn.
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::future::Either;
 
+/// Who seldom waits, in one task: when one of them is woken, each polls once what it waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    First = 1,
+    Second = 2,
+}
+
+const ALL: u8 = Who::First as u8 | Who::Second as u8;
+
 /// The waker of what seldom comes.
-pub struct Rarely {
-    woken: Arc<Woken>,
+pub struct Rarely<T> {
+    note: Arc<Note<T>>,
+    who: Who,
     /// The task that is woken.
     task: Option<Waker>,
 }
 
-struct Woken {
-    woken: AtomicBool,
+/// That the waker was called, beside what the task shares with others.
+#[derive(Debug)]
+pub struct Note<T> {
+    /// Whose turn it is to poll.
+    due: AtomicU8,
     task: Mutex<Option<Waker>>,
+    pub beside: T,
 }
 
-impl Rarely {
-    pub fn new() -> Self {
+impl<T> Note<T> {
+    pub fn new(beside: T) -> Arc<Self> {
         // What was never polled has to be.
-        Self { woken: Arc::new(Woken { woken: AtomicBool::new(true), task: Mutex::default() }), task: None }
+        Arc::new(Self { due: AtomicU8::new(ALL), task: Mutex::default(), beside })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.task.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: Send + Sync + 'static> Rarely<T> {
+    pub fn new(note: &Arc<Note<T>>, who: Who) -> Self {
+        Self { note: Arc::clone(note), who, task: None }
     }
 
     /// Whether the waker was called since this was asked last: then all that has it is to be polled. If not, the task is woken when it is.
     pub fn is_due(&mut self, cx: &Context<'_>) -> bool {
         if self.task.as_ref().is_none_or(|task| !task.will_wake(cx.waker())) {
             self.task = Some(cx.waker().clone());
-            self.woken.lock().clone_from(&self.task);
+            self.note.lock().clone_from(&self.task);
         }
+        let mine = self.who as u8;
         // Only for the first a write.
-        self.woken.woken.load(Ordering::Acquire) && self.woken.woken.swap(false, Ordering::AcqRel)
+        self.note.due.load(Ordering::Acquire) & mine != 0 && self.note.due.fetch_and(!mine, Ordering::AcqRel) & mine != 0
     }
 
     /// The waker, which outlives what is done with it.
     pub fn waker(&self) -> Waker {
-        Waker::from(Arc::clone(&self.woken))
+        Waker::from(Arc::clone(&self.note))
     }
 }
 
-impl Woken {
-    fn lock(&self) -> MutexGuard<'_, Option<Waker>> {
-        self.task.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Wake for Woken {
+impl<T: Send + Sync + 'static> Wake for Note<T> {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
         // First: whoever is woken finds it.
-        self.woken.store(true, Ordering::Release);
+        self.due.store(ALL, Ordering::Release);
         if let Some(task) = &*self.lock() {
             task.wake_by_ref();
         }
@@ -67,8 +89,12 @@ impl Wake for Woken {
 
 /// Waits for `work`, or for `rare`, which is polled only when it was woken. If both are ready it is the work. Both are pointers: what
 /// an async function is given is kept twice.
-pub async fn either<W: Future + Unpin, R: Future + Unpin>(work: &mut W, mut rare: R) -> Either<W::Output, R::Output> {
-    let mut rarely = Rarely::new();
+pub async fn either<T, W, R>(mut rarely: Rarely<T>, work: &mut W, mut rare: R) -> Either<W::Output, R::Output>
+where
+    T: Send + Sync + 'static,
+    W: Future + Unpin,
+    R: Future + Unpin,
+{
     poll_fn(move |cx| {
         if let Poll::Ready(done) = Pin::new(&mut *work).poll(cx) {
             return Poll::Ready(Either::Left(done));
@@ -104,26 +130,29 @@ mod tests {
     #[test]
     fn it_is_due_at_first_and_then_once_for_each_time_that_it_was_woken() {
         let (task, waker) = task();
-        let (mut rarely, cx) = (Rarely::new(), Context::from_waker(&waker));
+        let (note, cx) = (Note::new(()), Context::from_waker(&waker));
+        let (mut rarely, mut other) = (Rarely::new(&note, Who::First), Rarely::new(&note, Who::Second));
         assert_eq!((rarely.is_due(&cx), rarely.is_due(&cx)), (true, false));
         rarely.waker().wake_by_ref();
         rarely.waker().wake();
         assert_eq!(task.0.load(Ordering::Relaxed), 2, "the task is woken");
         assert_eq!((rarely.is_due(&cx), rarely.is_due(&cx)), (true, false));
+        assert_eq!((other.is_due(&cx), other.is_due(&cx)), (true, false), "whoever else waits has a turn of its own");
     }
 
     #[tokio::test(start_paused = true)]
     async fn whatever_comes_first_ends_the_wait() {
         let after = |ms| Box::pin(tokio::time::sleep(std::time::Duration::from_millis(ms)));
-        assert!(matches!(either(&mut after(1), after(2)).await, Either::Left(())));
-        assert!(matches!(either(&mut after(2), after(1)).await, Either::Right(())));
-        assert!(matches!(either(&mut after(1), after(1)).await, Either::Left(())));
+        let rarely = || Rarely::new(&Note::new(()), Who::First);
+        assert!(matches!(either(rarely(), &mut after(1), after(2)).await, Either::Left(())));
+        assert!(matches!(either(rarely(), &mut after(2), after(1)).await, Either::Right(())));
+        assert!(matches!(either(rarely(), &mut after(1), after(1)).await, Either::Left(())));
     }
 
     #[test]
     fn the_task_that_asked_last_is_woken() {
         let ((first, first_waker), (second, second_waker)) = (task(), task());
-        let mut rarely = Rarely::new();
+        let mut rarely = Rarely::new(&Note::new(()), Who::First);
         rarely.is_due(&Context::from_waker(&first_waker));
         rarely.is_due(&Context::from_waker(&second_waker));
         rarely.waker().wake();

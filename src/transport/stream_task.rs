@@ -8,10 +8,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use tokio::time::Instant;
+use super::common::{Common, OpenStream};
 
 pub type Companion = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -80,63 +79,13 @@ impl Drop for Opened {
     }
 }
 
-/// How many streams an HTTP/2 connection has, for its idle time-out.
-#[derive(Clone, Debug)]
-pub struct Activity(Arc<Mutex<Counted>>);
-
-#[derive(Debug)]
-struct Counted {
-    streams: usize,
-    /// When the connection began, or its last stream ended.
-    idle_since: Instant,
-}
-
-impl Activity {
-    pub fn new() -> Self {
-        Self(Arc::new(Mutex::new(Counted { streams: 0, idle_since: Instant::now() })))
-    }
-
-    /// Since when there is no stream; `None` while there is one.
-    pub fn idle_since(&self) -> Option<Instant> {
-        let counted = self.lock();
-        (counted.streams == 0).then_some(counted.idle_since)
-    }
-
-    /// Streams that are open.
-    pub fn streams(&self) -> usize {
-        self.lock().streams
-    }
-
-    pub(super) fn begin(&self) -> Busy {
-        self.lock().streams += 1;
-        Busy(self.clone())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Counted> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A stream that counts.
-pub(super) struct Busy(Activity);
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        let mut counted = self.0.lock();
-        counted.streams -= 1;
-        if counted.streams == 0 {
-            counted.idle_since = Instant::now();
-        }
-    }
-}
-
 /// Spawns the streams of one HTTP/2 connection.
 #[derive(Clone, Debug)]
-pub struct StreamExecutor(Activity);
+pub struct StreamExecutor(Common);
 
 impl StreamExecutor {
-    pub fn new(activity: Activity) -> Self {
-        Self(activity)
+    pub fn new(common: Common) -> Self {
+        Self(common)
     }
 }
 
@@ -146,14 +95,14 @@ where
     F::Output: Send,
 {
     fn execute(&self, stream: F) {
-        tokio::spawn(StreamTask { stream: Box::pin(stream), companion: None, _busy: self.0.begin() });
+        tokio::spawn(StreamTask { stream: Box::pin(stream), companion: None, _open: self.0.begin_stream() });
     }
 }
 
 struct StreamTask<F> {
     stream: Pin<Box<F>>,
     companion: Option<Companion>,
-    _busy: Busy,
+    _open: OpenStream,
 }
 
 impl<F: Future> Future for StreamTask<F> {

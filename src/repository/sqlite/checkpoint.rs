@@ -3,15 +3,19 @@
 //! Left to a commit, this holds up the lane, and everybody who sends, for as long as it takes. So a thread of its own does it, by a
 //! connection of its own, pass after pass, each of what was committed during the one before. A log begins anew only where all of it is moved
 //! when a commit begins: what came during the last pass is moved by the lane, between two commits, with the file's flush, which SQLite does only then.
+//!
+//! The log's file keeps its size when the log begins anew, and has it from the start ([`make_room`]): a commit that makes the file longer waits for
+//! the file system to note its length, and takes twice the time.
 
 use std::cell::Cell;
 use std::fmt::Display;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, TransactionBehavior};
 
 use super::lane::open;
 
@@ -28,6 +32,8 @@ struct Bounds {
 
 /// 16 MiB, 800 KiB, 64 MiB.
 const BOUNDS: Bounds = Bounds { from: 8_000, left: 400, most: 32_000 };
+/// What the log's file has room for at the start: what it holds by the time that a log of [`BOUNDS`] is moved, under a usual load.
+const ROOM_BYTES: u32 = 20 * 1024 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Work {
@@ -96,6 +102,31 @@ pub(super) fn watch(connection: &Connection) {
         PAGES.set(pages.try_into().unwrap_or(0));
         Ok(())
     }));
+}
+
+/// Makes the log's file as long as it usually gets, where it is shorter: by pages of a transaction that is undone, so they are in the log and
+/// nowhere else, and what is committed is written over them. Nobody else may write meanwhile.
+pub(super) fn make_room(path: &Path) -> rusqlite::Result<()> {
+    let log = log_of(path);
+    if fs::metadata(&log).is_ok_and(|log| log.len() >= u64::from(ROOM_BYTES)) {
+        return Ok(());
+    }
+    let mut connection = open(path)?;
+    // What is more is in the log before the transaction ends.
+    connection.pragma_update(None, "cache_size", 16)?;
+    let undone = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    undone.execute_batch("CREATE TABLE room (bytes BLOB)")?;
+    undone.execute("INSERT INTO room VALUES (zeroblob(?))", [ROOM_BYTES])?;
+    undone.rollback()?;
+    // Not left to the first commit. Where it fails, that one fails too, and says so.
+    drop(File::open(&log).and_then(|log| log.sync_data()));
+    Ok(())
+}
+
+fn log_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    PathBuf::from(name)
 }
 
 impl Checkpoints {
@@ -250,6 +281,30 @@ mod tests {
         let checkpoints = Checkpoints::within(FEW, path.clone());
         let most = commit(&path, &checkpoints, 20);
         assert!((FEW.from..FEW.most + 20).contains(&most), "{most}");
+    }
+
+    #[test]
+    fn the_log_has_its_room_from_the_start_and_the_file_has_nothing_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("chat.db");
+        let connection = open(&path).unwrap();
+        connection.execute_batch("CREATE TABLE t (x TEXT)").unwrap();
+        let length = || fs::metadata(log_of(&path)).unwrap().len();
+        make_room(&path).unwrap();
+        let made = length();
+        assert!(made >= u64::from(ROOM_BYTES), "{made}");
+        for _ in 0..100 {
+            connection.execute("INSERT INTO t (x) VALUES (?)", ["x".repeat(5_000)]).unwrap();
+        }
+        make_room(&path).unwrap();
+        assert_eq!(length(), made, "commits are written over it, and it is made once");
+        let (pages, tables): (u32, u32) = connection
+            .query_row("SELECT (SELECT page_count FROM pragma_page_count), (SELECT count(*) FROM sqlite_master)", [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .unwrap();
+        assert!(pages < 400 && tables == 1, "{pages} pages, {tables} tables");
+        assert_eq!(connection.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0)).unwrap(), "ok");
     }
 
     #[test]

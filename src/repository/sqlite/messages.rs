@@ -5,7 +5,7 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use super::lane::SqliteLane;
-use super::{SqliteStore, timestamp, user_id};
+use super::{SqliteStore, checkpoint, timestamp, user_id};
 use crate::model::message::MESSAGE_OVERHEAD_BYTES;
 use crate::model::{Bound, ChatId, Message, Page, PageQuery};
 use crate::repository::{AppendLane, MessageRepository, Result, bounded};
@@ -49,6 +49,13 @@ impl MessageRepository for SqliteStore {
     }
 
     async fn open_lane(&self) -> Result<Box<dyn AppendLane>> {
+        {
+            let (path, _writer) = (self.path.clone(), self.writer.lock().await);
+            // A panic is logged by its hook.
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || checkpoint::make_room(&path)).await {
+                tracing::warn!(error = %error, "the write-ahead log could not be given its room; messages take longer to store until it has grown");
+            }
+        }
         Ok(Box::new(SqliteLane::new(self.path.clone(), self.writer.clone())))
     }
 

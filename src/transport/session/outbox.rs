@@ -17,6 +17,7 @@ use tonic::Status;
 
 use crate::converter::{frames, status};
 use crate::pb::chat::v1::connect_chat_response::Event;
+use crate::transport::rarely::{Note, Rarely, Who};
 use crate::transport::stream_task;
 
 /// At this many waiting bytes the session stops taking on more.
@@ -32,8 +33,9 @@ pub fn peak_bytes() -> usize {
     PEAK_BYTES.load(Ordering::Relaxed)
 }
 
+/// What the two ends share.
 #[derive(Default)]
-struct Shared {
+pub struct Shared {
     /// A frame that waits alone, shared with the other streams that have it. Else what waits has been copied behind one another.
     alone: Bytes,
     waiting: BytesMut,
@@ -47,7 +49,6 @@ struct Shared {
     /// Set by the body, cleared by [`Outbox::poll_taken`].
     taken: bool,
     end: Option<Status>,
-    ended: bool,
     body: Option<Waker>,
     session: Option<Waker>,
 }
@@ -94,17 +95,25 @@ pub struct Level {
 
 /// The session's end.
 #[derive(Clone)]
-pub struct Outbox(Arc<Mutex<Shared>>);
+pub struct Outbox(Arc<Note<Mutex<Shared>>>);
 
 /// The response's end.
-pub struct OutboxBody(Arc<Mutex<Shared>>);
+pub struct OutboxBody {
+    outbox: Outbox,
+    ended: bool,
+}
 
 pub fn outbox() -> (Outbox, OutboxBody) {
-    let shared = Arc::default();
-    (Outbox(Arc::clone(&shared)), OutboxBody(shared))
+    let outbox = Outbox(Note::new(Mutex::default()));
+    (outbox.clone(), OutboxBody { outbox, ended: false })
 }
 
 impl Outbox {
+    /// Of what seldom comes for the session.
+    pub fn rarely(&self) -> Rarely<Mutex<Shared>> {
+        Rarely::new(&self.0, Who::First)
+    }
+
     pub fn event(&self, event: Event) {
         self.put(|out| frames::put_event(out, event));
     }
@@ -112,7 +121,7 @@ impl Outbox {
     /// An event that settles a send.
     pub fn settle(&self, event: Event) {
         self.event(event);
-        let mut shared = lock(&self.0);
+        let mut shared = self.lock();
         let end = shared.put;
         shared.settled.push_back(end);
     }
@@ -133,7 +142,7 @@ impl Outbox {
     }
 
     fn fill(&self, fill: impl FnOnce(&mut Shared)) -> bool {
-        let mut shared = lock(&self.0);
+        let mut shared = self.lock();
         let before = shared.len();
         fill(&mut shared);
         let after = shared.len();
@@ -151,24 +160,28 @@ impl Outbox {
 
     /// Ends the stream behind what waits.
     pub fn end(&self, status: Status) {
-        let mut shared = lock(&self.0);
+        let mut shared = self.lock();
         shared.end = Some(status);
         shared.wake_body();
     }
 
     pub fn level(&self) -> Level {
-        let shared = lock(&self.0);
+        let shared = self.lock();
         Level { has_room: shared.len() < HIGH_WATER_BYTES, settled: shared.settled.len(), waiting_since: shared.waiting_since }
     }
 
     /// Whether the body has taken something since the last call; if not, the session is woken when it does.
     pub fn poll_taken(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut shared = lock(&self.0);
+        let mut shared = self.lock();
         if std::mem::take(&mut shared.taken) {
             return Poll::Ready(());
         }
         shared.session = Some(cx.waker().clone());
         Poll::Pending
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.0.beside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -176,8 +189,9 @@ impl Body for OutboxBody {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let mut shared = lock(&self.0);
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let Self { outbox, ended } = &mut *self;
+        let mut shared = outbox.lock();
         if shared.len() > 0 {
             let piece = shared.piece();
             shared.out += piece.len() as u64;
@@ -189,19 +203,21 @@ impl Body for OutboxBody {
             wake(shared.session.take());
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
-        if shared.ended {
+        if *ended {
             return Poll::Ready(None);
         }
         if let Some(status) = shared.end.take() {
-            shared.ended = true;
+            *ended = true;
             return Poll::Ready(Some(Ok(Frame::trailers(status::trailers(&status)))));
         }
-        shared.body = Some(cx.waker().clone());
+        if shared.body.as_ref().is_none_or(|body| !body.will_wake(cx.waker())) {
+            shared.body = Some(cx.waker().clone());
+        }
         Poll::Pending
     }
 
     fn is_end_stream(&self) -> bool {
-        lock(&self.0).ended
+        self.ended
     }
 }
 
@@ -209,10 +225,6 @@ fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         waker.wake();
     }
-}
-
-fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

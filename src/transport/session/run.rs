@@ -7,7 +7,7 @@ mod waits;
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{FutureExt, Stream};
@@ -22,7 +22,7 @@ use tonic::{Code, Status};
 use self::acts::rejected;
 use self::reads::{PageRead, Unread};
 use self::waits::Input;
-use super::outbox::Outbox;
+use super::outbox::{Outbox, Shared};
 use super::state::{Cursor, Verdict};
 use crate::broker::{Delivery, Eviction, Mailbox, Subscription};
 use crate::converter::status::{self, Refused};
@@ -91,19 +91,33 @@ enum Inbound {
     Finishing,
 }
 
+/// In memory as it stands here: what each delivery looks at is together.
+#[repr(C)]
 pub struct Session<S> {
-    options: Arc<SessionOptions>,
-    identity: Identity,
-    inbound: S,
     outbox: Outbox,
-    mailbox: Arc<Mailbox>,
+    /// Of all that is waited for but deliveries.
+    rarely: Rarely<Mutex<Shared>>,
+    /// None of it was ready when it was looked at last.
+    all_wait: bool,
+    /// Whether there was no room, or too much was unsettled, when this was last looked at.
+    was_full: bool,
+    state: Inbound,
+    follow: bool,
+    draining: bool,
     chats: Vec<JoinedChat>,
     /// Which chat is looked at first: moves on, so that a busy one doesn't hide the others.
     turn: usize,
-    /// What becomes of sends; there is room for many, so a stream that has never sent has none.
-    settled: Option<(mpsc::UnboundedSender<Settled>, mpsc::UnboundedReceiver<Settled>)>,
     /// Sends that are on their lane. With those whose settlement waits in the outbox: the stream's window.
     unsettled: usize,
+    options: Arc<SessionOptions>,
+    /// When to look after what waits: no earlier than it may be overdue.
+    stall_at: Option<Instant>,
+
+    identity: Identity,
+    inbound: S,
+    mailbox: Arc<Mailbox>,
+    /// What becomes of sends; there is room for many, so a stream that has never sent has none.
+    settled: Option<(mpsc::UnboundedSender<Settled>, mpsc::UnboundedReceiver<Settled>)>,
     task: Option<Task<Done>>,
     /// Evictions of the subscription that a join under way has made.
     early: Vec<(u64, Eviction)>,
@@ -112,19 +126,8 @@ pub struct Session<S> {
     expires_at: Instant,
     /// Until the first valid frame.
     first_frame_due: Option<Instant>,
-    /// When to look after what waits: no earlier than it may be overdue.
-    stall_at: Option<Instant>,
-    /// For the first of these times.
+    /// For the first of these times, and `stall_at`.
     alarm: Pin<Box<Sleep>>,
-    /// Of all that is waited for but deliveries.
-    rarely: Rarely,
-    /// None of it was ready when it was looked at last.
-    all_wait: bool,
-    state: Inbound,
-    follow: bool,
-    draining: bool,
-    /// Whether there was no room, or too much was unsettled, when this was last looked at.
-    was_full: bool,
     /// The call's span: what the stream does for hours is linked to it, and not part of it.
     origin: Option<Origin>,
     _open: Held,
@@ -136,7 +139,7 @@ where
 {
     /// `leaving` is cancelled when the stream's connection, or the whole server, begins to stop.
     pub fn new(options: Arc<SessionOptions>, leaving: CancellationToken, identity: Identity, inbound: S, outbox: Outbox) -> Self {
-        let leaving = Box::pin(leaving.cancelled_owned());
+        let (leaving, rarely) = (Box::pin(leaving.cancelled_owned()), outbox.rarely());
         let expires_at = deadline(options.clock.as_ref(), identity.expires_at);
         let first_frame_due = Instant::now() + FIRST_FRAME_DUE;
         Self {
@@ -158,7 +161,7 @@ where
             first_frame_due: Some(first_frame_due),
             stall_at: None,
             alarm: Box::pin(sleep_until(expires_at.min(first_frame_due))),
-            rarely: Rarely::new(),
+            rarely,
             all_wait: false,
             state: Inbound::Open,
             follow: false,
