@@ -4,10 +4,13 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 
 use tokio::time::Instant;
 
+use super::driver::STREAMS_HERE_MAX;
 use super::rarely::{Note, Rarely, Who};
+use super::stream_task::StreamTask;
 
 /// What a connection turned out to speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,28 +31,51 @@ pub enum Turn {
     Writes,
 }
 
-#[derive(Clone, Debug)]
+/// What is to be polled in a connection's task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due(u8);
+
+impl Due {
+    pub const CONNECTION: Self = Self(1);
+    pub const STREAMS: Self = Self(2);
+    /// A turn is under way, which looks at what is due before it ends.
+    const TURN: Self = Self(4);
+
+    pub fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+#[derive(Clone)]
 pub struct Common(Arc<Note<State>>);
 
-#[derive(Debug)]
 pub struct State {
     protocol: AtomicU8,
     turn: AtomicU8,
+    due: AtomicU8,
     streams: Mutex<Streams>,
+    /// A stream that is to live in the connection's task, until the driver takes it.
+    arrived: Mutex<Option<StreamTask>>,
 }
 
-#[derive(Debug)]
 struct Streams {
     open: usize,
+    /// Of these, how many live in the connection's task.
+    here: usize,
     /// When the connection began, or its last stream ended.
     idle_since: Instant,
 }
 
 impl Common {
     pub fn new() -> Self {
-        let streams = Mutex::new(Streams { open: 0, idle_since: Instant::now() });
-        // Where nobody counts turns, everything is written at once.
-        Self(Note::new(State { protocol: AtomicU8::new(Protocol::Unknown as u8), turn: AtomicU8::new(Turn::Writes as u8), streams }))
+        Self(Note::new(State {
+            protocol: AtomicU8::new(Protocol::Unknown as u8),
+            // Where nobody counts turns, everything is written at once.
+            turn: AtomicU8::new(Turn::Writes as u8),
+            due: AtomicU8::new(Due::CONNECTION.0),
+            streams: Mutex::new(Streams { open: 0, here: 0, idle_since: Instant::now() }),
+            arrived: Mutex::default(),
+        }))
     }
 
     pub fn protocol(&self) -> Protocol {
@@ -82,13 +108,76 @@ impl Common {
         (streams.open == 0).then_some(streams.idle_since)
     }
 
-    pub fn streams_open(&self) -> usize {
-        self.streams().open
+    /// Whether there are several streams, some of them in tasks of their own.
+    pub fn has_many_streams(&self) -> bool {
+        let streams = self.streams();
+        streams.open > 1 && streams.open > streams.here
     }
 
+    /// Counts a stream: one that can live in the connection's task, or one for a task of its own.
     pub fn begin_stream(&self) -> OpenStream {
-        self.streams().open += 1;
-        OpenStream(self.clone())
+        let has_place = self.arrived().is_none();
+        let mut streams = self.streams();
+        streams.open += 1;
+        let here = has_place && streams.here < STREAMS_HERE_MAX;
+        streams.here += usize::from(here);
+        OpenStream { common: self.clone(), here }
+    }
+
+    /// A stream for the connection's task.
+    pub fn put_stream(&self, stream: StreamTask) {
+        *self.arrived() = Some(stream);
+        self.wake(Due::STREAMS);
+    }
+
+    pub fn take_stream(&self) -> Option<StreamTask> {
+        self.arrived().take()
+    }
+
+    /// The connection's task.
+    pub fn belongs_to(&self, task: &Waker) {
+        self.0.set_task(task);
+    }
+
+    /// Something is due.
+    pub fn wake(&self, due: Due) {
+        let before = Due(self.due().fetch_or(due.0, Ordering::AcqRel));
+        // Who made it due has woken the task; and a turn that is under way finds it.
+        if !before.has(due) && !before.has(Due::TURN) {
+            self.0.wake_task();
+        }
+    }
+
+    /// Begins a turn: what is due.
+    pub fn begin(&self) -> Due {
+        Due(self.due().swap(Due::TURN.0, Ordering::AcqRel))
+    }
+
+    /// Whether the connection has become due in this turn.
+    pub fn take_connection(&self) -> bool {
+        Due(self.due().fetch_and(!Due::CONNECTION.0, Ordering::AcqRel)).has(Due::CONNECTION)
+    }
+
+    /// Ends a turn, unless something has become due in it.
+    pub fn end(&self) -> Option<Due> {
+        match self.due().compare_exchange(Due::TURN.0, 0, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => None,
+            Err(_) => Some(self.begin()),
+        }
+    }
+
+    /// Ends a turn whatever is due, the connection among it. The task must be woken.
+    pub fn break_off(&self) {
+        self.due().fetch_or(Due::CONNECTION.0, Ordering::AcqRel);
+        self.due().fetch_and(!Due::TURN.0, Ordering::AcqRel);
+    }
+
+    fn due(&self) -> &AtomicU8 {
+        &self.0.beside.due
+    }
+
+    fn arrived(&self) -> MutexGuard<'_, Option<StreamTask>> {
+        self.0.beside.arrived.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Of what seldom comes for the connection's task.
@@ -102,12 +191,16 @@ impl Common {
 }
 
 /// A stream that counts.
-pub struct OpenStream(Common);
+pub struct OpenStream {
+    common: Common,
+    pub here: bool,
+}
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        let mut streams = self.0.streams();
+        let mut streams = self.common.streams();
         streams.open -= 1;
+        streams.here -= usize::from(self.here);
         if streams.open == 0 {
             streams.idle_since = Instant::now();
         }

@@ -23,8 +23,9 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::common::{Common, Protocol};
+use super::driver::Driver;
 use super::frames::FrameGuard;
-use super::gather::{Gather, InTurns};
+use super::gather::Gather;
 use super::limits::ConnectionLimits;
 use super::rare_timer::RareTimer;
 use super::rarely::{Who, either};
@@ -150,7 +151,7 @@ async fn http<I>(
     // The socket is boxed: in the connection it would make that take the allocator's next class of sizes.
     let io = TokioIo::new(Box::new(io));
     let connection = builder(limits, &common).serve_connection_with_upgrades(io, service).into_owned();
-    let mut connection = InTurns::new(Box::pin(connection), common.clone());
+    let mut connection = Driver::new(Box::pin(connection), common.clone());
     let ends_at = limits.age_max.map(end_of_age);
     let ended = {
         let told = pin!(async {

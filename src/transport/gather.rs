@@ -1,8 +1,8 @@
 //! Writes of one connection's streams, gathered.
 //!
 //! What a chat's streams on one connection are given comes at about the same moment, each from a task of its own, and each wakes the connection.
-//! Written at once, nearly every frame would be a write of its own, with a TLS record and a system call. So a connection with several streams
-//! lets the tasks that are due already go first, once, before it writes: then there is more to write.
+//! Written at once, nearly every frame would be a write of its own, with a TLS record and a system call. So a connection whose streams have tasks
+//! lets those that are due already go first, once, before it writes: then there is more to write.
 
 use std::io;
 use std::pin::Pin;
@@ -11,31 +11,6 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::common::{Common, Turn};
-
-/// What drives a connection.
-pub struct InTurns<C> {
-    connection: Pin<Box<C>>,
-    common: Common,
-}
-
-impl<C> InTurns<C> {
-    pub fn new(connection: Pin<Box<C>>, common: Common) -> Self {
-        Self { connection, common }
-    }
-
-    pub fn driven(&mut self) -> Pin<&mut C> {
-        self.connection.as_mut()
-    }
-}
-
-impl<C: Future> Future for InTurns<C> {
-    type Output = C::Output;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
-        self.common.set_turn(if self.common.turn() == Turn::PutOff { Turn::Writes } else { Turn::Fresh });
-        self.connection.as_mut().poll(cx)
-    }
-}
 
 /// A connection whose first write in a turn waits for the next turn, which is asked for, where it has several streams.
 pub struct Gather<I> {
@@ -50,13 +25,12 @@ impl<I> Gather<I> {
         Self { io, common, blocked: false }
     }
 
-    fn puts_off(&self, cx: &Context<'_>) -> bool {
-        if self.common.turn() == Turn::Writes || self.blocked || self.common.streams_open() < 2 {
+    fn puts_off(&self) -> bool {
+        if self.common.turn() == Turn::Writes || self.blocked || !self.common.has_many_streams() {
             return false;
         }
+        // The connection's driver has the next turn come behind the tasks that are due.
         self.common.set_turn(Turn::PutOff);
-        // A task that wakes itself while it runs comes behind those that are due.
-        cx.waker().wake_by_ref();
         true
     }
 }
@@ -64,7 +38,7 @@ impl<I> Gather<I> {
 impl<I: Unpin> Gather<I> {
     /// Writes, unless this is put off.
     fn gathered<T>(&mut self, cx: &mut Context<'_>, write: impl FnOnce(Pin<&mut I>, &mut Context<'_>) -> Poll<T>) -> Poll<T> {
-        if self.puts_off(cx) {
+        if self.puts_off() {
             return Poll::Pending;
         }
         let written = write(Pin::new(&mut self.io), cx);
@@ -108,6 +82,7 @@ mod tests {
     use std::task::{Wake, Waker};
 
     use super::*;
+    use crate::transport::driver::{Driver, STREAMS_HERE_MAX};
 
     #[derive(Default)]
     struct Wakes(AtomicUsize);
@@ -118,51 +93,66 @@ mod tests {
         }
     }
 
-    /// A connection that has two frames to write whenever it is polled; says how many it could.
-    struct Connection(Gather<Vec<u8>>);
+    /// A connection that has two frames to write whenever it is polled, and counts those that it could.
+    struct Connection {
+        io: Gather<Vec<u8>>,
+        written: Arc<AtomicUsize>,
+    }
 
     impl Future for Connection {
-        type Output = usize;
+        type Output = ();
 
-        fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<usize> {
-            let mut write = || Pin::new(&mut self.0).poll_write(cx, b"frame").is_ready();
-            let written = [write(), write()];
-            Poll::Ready(written.into_iter().filter(|written| *written).count())
+        fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+            for _ in 0..2 {
+                let written = Pin::new(&mut self.io).poll_write(cx, b"frame").is_ready();
+                self.written.fetch_add(usize::from(written), Ordering::Relaxed);
+            }
+            Poll::Pending
         }
     }
 
-    fn connection() -> (InTurns<Connection>, Common) {
-        let common = Common::new();
-        let connection = Connection(Gather::new(Vec::new(), common.clone()));
-        (InTurns::new(Box::pin(connection), common.clone()), common)
+    struct Driven {
+        driver: Driver<Connection>,
+        written: Arc<AtomicUsize>,
+        common: Common,
     }
 
-    fn turn(connection: &mut InTurns<Connection>) -> (usize, usize) {
-        let wakes = Arc::new(Wakes::default());
-        let waker = Waker::from(Arc::clone(&wakes));
-        match Pin::new(connection).poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(written) => (written, wakes.0.load(Ordering::Relaxed)),
-            Poll::Pending => unreachable!("it is always ready"),
+    fn driven() -> Driven {
+        let (common, written) = (Common::new(), Arc::default());
+        let connection = Connection { io: Gather::new(Vec::new(), common.clone()), written: Arc::clone(&written) };
+        Driven { driver: Driver::new(Box::pin(connection), common.clone()), written, common }
+    }
+
+    impl Driven {
+        /// How many frames were written, and how often another turn was asked for.
+        fn turn(&mut self) -> (usize, usize) {
+            let wakes = Arc::new(Wakes::default());
+            let waker = Waker::from(Arc::clone(&wakes));
+            assert!(Pin::new(&mut self.driver).poll(&mut Context::from_waker(&waker)).is_pending());
+            (self.written.swap(0, Ordering::Relaxed), wakes.0.load(Ordering::Relaxed))
         }
     }
 
     #[tokio::test]
-    async fn with_several_streams_every_other_turn_writes_all_there_is_and_is_asked_for() {
-        let (mut connection, common) = connection();
-        let _streams = (common.begin_stream(), common.begin_stream());
+    async fn with_streams_elsewhere_every_other_turn_writes_all_there_is_and_is_asked_for() {
+        let mut driven = driven();
+        let _streams: Vec<_> = (0..=STREAMS_HERE_MAX).map(|_| driven.common.begin_stream()).collect();
         for _ in 0..2 {
-            let (written, wakes) = turn(&mut connection);
-            assert!(written == 0 && wakes > 0, "put off, and polled again");
-            assert_eq!(turn(&mut connection), (2, 0));
+            assert_eq!(driven.turn(), (0, 1), "put off, and polled again");
+            assert_eq!(driven.turn(), (2, 0));
         }
     }
 
     #[tokio::test]
-    async fn with_one_stream_nothing_is_put_off() {
-        let (mut connection, common) = connection();
-        let stream = common.begin_stream();
-        assert_eq!(turn(&mut connection), (2, 0));
-        drop(stream);
-        assert_eq!(turn(&mut connection), (2, 0));
+    async fn with_streams_of_its_own_task_alone_or_with_one_nothing_is_put_off() {
+        let mut driven = driven();
+        let mut streams: Vec<_> = (0..=STREAMS_HERE_MAX).map(|_| driven.common.begin_stream()).collect();
+        let elsewhere = streams.pop();
+        assert!(elsewhere.as_ref().is_some_and(|stream| !stream.here));
+        streams.clear();
+        assert_eq!(driven.turn(), (2, 0));
+        drop(elsewhere);
+        let _streams: Vec<_> = (0..STREAMS_HERE_MAX).map(|_| driven.common.begin_stream()).collect();
+        assert_eq!(driven.turn(), (2, 0));
     }
 }

@@ -9,6 +9,7 @@ mod detached;
 mod dev_token;
 mod dispatch;
 mod drain;
+mod driver;
 mod frames;
 pub mod gateway;
 mod gather;

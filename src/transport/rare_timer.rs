@@ -1,4 +1,5 @@
-//! HTTP/2's timer. It looks at the time of the next keep-alive PING in each of a connection's turns: that is polled only when it was woken.
+//! HTTP/2's timer. It looks at the time of the next keep-alive PING in each of a connection's turns: that is polled only when it was woken, and wakes
+//! the connection's task past the connection's own waker.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -49,9 +50,9 @@ impl Sleep for RareSleep {}
 impl Future for RareSleep {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
-        if !this.rarely.is_due(cx) && *this.begun {
+        if !this.rarely.is_woken() && *this.begun {
             return Poll::Pending;
         }
         *this.begun = true;
@@ -61,20 +62,33 @@ impl Future for RareSleep {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::task::Waker;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn each_sleep_ends_at_its_time_also_where_another_one_was_polled_before() {
-        let timer = RareTimer::new(Common::new());
+        let common = Common::new();
+        poll_fn(|cx| {
+            common.belongs_to(cx.waker());
+            Poll::Ready(())
+        })
+        .await;
+        let timer = RareTimer::new(common);
         let began = timer.now();
+        // By another waker, as the connection's.
+        let ends = async |mut sleep: Pin<Box<dyn Sleep>>| {
+            poll_fn(|_| sleep.as_mut().poll(&mut Context::from_waker(Waker::noop()))).await;
+        };
         for seconds in 1..=3 {
-            timer.sleep(Duration::from_secs(10)).await;
+            ends(timer.sleep(Duration::from_secs(10))).await;
             assert_eq!(timer.now() - began, Duration::from_secs(10 * seconds));
         }
         let mut sleep = timer.sleep(Duration::from_secs(20));
         assert!(futures_util::poll!(&mut sleep).is_pending());
         timer.reset(&mut sleep, timer.now() + Duration::from_secs(5));
-        sleep.await;
+        ends(sleep).await;
         assert_eq!(timer.now() - began, Duration::from_secs(35));
     }
 }

@@ -32,7 +32,6 @@ pub struct Rarely<T> {
 }
 
 /// That the waker was called, beside what the task shares with others.
-#[derive(Debug)]
 pub struct Note<T> {
     /// Whose turn it is to poll.
     due: AtomicU8,
@@ -44,6 +43,17 @@ impl<T> Note<T> {
     pub fn new(beside: T) -> Arc<Self> {
         // What was never polled has to be.
         Arc::new(Self { due: AtomicU8::new(ALL), task: Mutex::default(), beside })
+    }
+
+    /// The task that is woken.
+    pub fn set_task(&self, task: &Waker) {
+        *self.lock() = Some(task.clone());
+    }
+
+    pub fn wake_task(&self) {
+        if let Some(task) = &*self.lock() {
+            task.wake_by_ref();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Waker>> {
@@ -60,8 +70,13 @@ impl<T: Send + Sync + 'static> Rarely<T> {
     pub fn is_due(&mut self, cx: &Context<'_>) -> bool {
         if self.task.as_ref().is_none_or(|task| !task.will_wake(cx.waker())) {
             self.task = Some(cx.waker().clone());
-            self.note.lock().clone_from(&self.task);
+            self.note.set_task(cx.waker());
         }
+        self.is_woken()
+    }
+
+    /// The same for what is polled by another waker than the task's, which somebody else has set.
+    pub fn is_woken(&self) -> bool {
         let mine = self.who as u8;
         // Only for the first a write.
         self.note.due.load(Ordering::Acquire) & mine != 0 && self.note.due.fetch_and(!mine, Ordering::AcqRel) & mine != 0
@@ -81,9 +96,7 @@ impl<T: Send + Sync + 'static> Wake for Note<T> {
     fn wake_by_ref(self: &Arc<Self>) {
         // First: whoever is woken finds it.
         self.due.store(ALL, Ordering::Release);
-        if let Some(task) = &*self.lock() {
-            task.wake_by_ref();
-        }
+        self.wake_task();
     }
 }
 

@@ -79,8 +79,8 @@ impl Drop for Opened {
     }
 }
 
-/// Spawns the streams of one HTTP/2 connection.
-#[derive(Clone, Debug)]
+/// Runs the streams of one HTTP/2 connection: the first ones in its task, further ones in tasks of their own.
+#[derive(Clone)]
 pub struct StreamExecutor(Common);
 
 impl StreamExecutor {
@@ -91,21 +91,26 @@ impl StreamExecutor {
 
 impl<F> hyper::rt::Executor<F> for StreamExecutor
 where
-    F: Future + Send + 'static,
-    F::Output: Send,
+    F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, stream: F) {
-        tokio::spawn(StreamTask { stream: Box::pin(stream), companion: None, _open: self.0.begin_stream() });
+        let stream = StreamTask { stream: Box::pin(stream), companion: None, open: self.0.begin_stream() };
+        if stream.open.here {
+            self.0.put_stream(stream);
+        } else {
+            tokio::spawn(stream);
+        }
     }
 }
 
-struct StreamTask<F> {
-    stream: Pin<Box<F>>,
+/// A stream with its companion.
+pub struct StreamTask {
+    stream: Pin<Box<dyn Future<Output = ()> + Send>>,
     companion: Option<Companion>,
-    _open: OpenStream,
+    open: OpenStream,
 }
 
-impl<F: Future> Future for StreamTask<F> {
+impl Future for StreamTask {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
