@@ -148,9 +148,10 @@ impl Common {
         }
     }
 
-    /// Begins a turn: what is due.
+    /// Begins a turn: what is due. The connection's timer wakes the task past its waker.
     pub fn begin(&self) -> Due {
-        Due(self.due().swap(Due::TURN.0, Ordering::AcqRel))
+        let due = self.due().swap(Due::TURN.0, Ordering::AcqRel);
+        Due(if self.0.is_due(Who::Timer) { due | Due::CONNECTION.0 } else { due })
     }
 
     /// Whether the connection has become due in this turn.

@@ -162,7 +162,7 @@ async fn http<I>(
                 reason = over(limits, ends_at, &common) => reason,
             }
         });
-        either(common.rarely(Who::First), &mut connection, told).await
+        either(common.rarely(Who::Task), &mut connection, told).await
     };
     let rest = async {
         let reason = match ended {

@@ -68,7 +68,7 @@ impl<C: Future> Future for Driver<C> {
             if due.has(Due::STREAMS) {
                 self.poll_streams();
             }
-            // Behind the streams, for what they have sent. A timer wakes the task and nothing else: that is the connection's.
+            // Behind the streams, for what they have sent. Where nothing is due, whoever woke the task knew.
             if !due.has(Due::STREAMS) || due.has(Due::CONNECTION) || self.common.take_connection() {
                 self.common.set_turn(if self.common.turn() == Turn::PutOff { Turn::Writes } else { Turn::Fresh });
                 let Self { connection, connection_waker, .. } = &mut *self;
@@ -123,6 +123,7 @@ mod tests {
     use hyper::rt::Executor;
 
     use super::*;
+    use crate::transport::rarely::Who;
     use crate::transport::stream_task::StreamExecutor;
 
     #[derive(Default)]
@@ -211,7 +212,31 @@ mod tests {
         let connection = Arc::clone(&driven.connection);
         wake(&connection);
         assert_eq!(driven.turn(), ["connection"]);
-        assert_eq!(driven.turn(), ["connection"], "a timer wakes the task alone");
+    }
+
+    #[tokio::test]
+    async fn the_connections_timer_is_heard_also_where_a_stream_is_woken_at_the_same_time() {
+        let mut driven = Driven::new();
+        let mut sends = false;
+        let stream = Arc::new(Mutex::new(None));
+        let (log, mine) = (Arc::clone(&driven.log), Arc::clone(&stream));
+        driven.streams.execute(poll_fn(move |cx| {
+            log.lock().unwrap().push("stream".to_owned());
+            *mine.lock().unwrap() = Some(cx.waker().clone());
+            Poll::Pending
+        }));
+        let timer = driven.driver.common.rarely(Who::Timer);
+        driven.turn();
+        for _ in 0..2 {
+            timer.is_woken();
+            wake(&stream);
+            if sends {
+                timer.waker().wake();
+            }
+            let expected: &[&str] = if sends { &["stream", "connection"] } else { &["stream"] };
+            assert_eq!(driven.turn(), expected);
+            sends = true;
+        }
     }
 
     #[tokio::test]

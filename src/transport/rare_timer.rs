@@ -27,7 +27,7 @@ impl Timer for RareTimer {
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
         let sleep = tokio::time::sleep_until(deadline.into());
-        Box::pin(RareSleep { sleep, rarely: self.0.rarely(Who::Second), begun: false })
+        Box::pin(RareSleep { sleep, rarely: self.0.rarely(Who::Timer), begun: false })
     }
 
     fn now(&self) -> Instant {

@@ -17,11 +17,13 @@ use futures_util::future::Either;
 /// Who seldom waits, in one task: when one of them is woken, each polls once what it waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
-    First = 1,
-    Second = 2,
+    /// The task, beside its work.
+    Task = 1,
+    /// A timer within its work.
+    Timer = 2,
 }
 
-const ALL: u8 = Who::First as u8 | Who::Second as u8;
+const ALL: u8 = Who::Task as u8 | Who::Timer as u8;
 
 /// The waker of what seldom comes.
 pub struct Rarely<T> {
@@ -41,8 +43,13 @@ pub struct Note<T> {
 
 impl<T> Note<T> {
     pub fn new(beside: T) -> Arc<Self> {
-        // What was never polled has to be.
-        Arc::new(Self { due: AtomicU8::new(ALL), task: Mutex::default(), beside })
+        // What was never polled has to be. A timer begins by itself.
+        Arc::new(Self { due: AtomicU8::new(Who::Task as u8), task: Mutex::default(), beside })
+    }
+
+    /// Whether somebody has still to poll what it waits for.
+    pub fn is_due(&self, who: Who) -> bool {
+        self.due.load(Ordering::Acquire) & who as u8 != 0
     }
 
     /// The task that is woken.
@@ -79,7 +86,7 @@ impl<T: Send + Sync + 'static> Rarely<T> {
     pub fn is_woken(&self) -> bool {
         let mine = self.who as u8;
         // Only for the first a write.
-        self.note.due.load(Ordering::Acquire) & mine != 0 && self.note.due.fetch_and(!mine, Ordering::AcqRel) & mine != 0
+        self.note.is_due(self.who) && self.note.due.fetch_and(!mine, Ordering::AcqRel) & mine != 0
     }
 
     /// The waker, which outlives what is done with it.
@@ -144,7 +151,7 @@ mod tests {
     fn it_is_due_at_first_and_then_once_for_each_time_that_it_was_woken() {
         let (task, waker) = task();
         let (note, cx) = (Note::new(()), Context::from_waker(&waker));
-        let (mut rarely, mut other) = (Rarely::new(&note, Who::First), Rarely::new(&note, Who::Second));
+        let (mut rarely, mut other) = (Rarely::new(&note, Who::Task), Rarely::new(&note, Who::Timer));
         assert_eq!((rarely.is_due(&cx), rarely.is_due(&cx)), (true, false));
         rarely.waker().wake_by_ref();
         rarely.waker().wake();
@@ -156,7 +163,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn whatever_comes_first_ends_the_wait() {
         let after = |ms| Box::pin(tokio::time::sleep(std::time::Duration::from_millis(ms)));
-        let rarely = || Rarely::new(&Note::new(()), Who::First);
+        let rarely = || Rarely::new(&Note::new(()), Who::Task);
         assert!(matches!(either(rarely(), &mut after(1), after(2)).await, Either::Left(())));
         assert!(matches!(either(rarely(), &mut after(2), after(1)).await, Either::Right(())));
         assert!(matches!(either(rarely(), &mut after(1), after(1)).await, Either::Left(())));
@@ -165,7 +172,7 @@ mod tests {
     #[test]
     fn the_task_that_asked_last_is_woken() {
         let ((first, first_waker), (second, second_waker)) = (task(), task());
-        let mut rarely = Rarely::new(&Note::new(()), Who::First);
+        let mut rarely = Rarely::new(&Note::new(()), Who::Task);
         rarely.is_due(&Context::from_waker(&first_waker));
         rarely.is_due(&Context::from_waker(&second_waker));
         rarely.waker().wake();

@@ -111,7 +111,7 @@ pub fn outbox() -> (Outbox, OutboxBody) {
 impl Outbox {
     /// Of what seldom comes for the session.
     pub fn rarely(&self) -> Rarely<Mutex<Shared>> {
-        Rarely::new(&self.0, Who::First)
+        Rarely::new(&self.0, Who::Task)
     }
 
     pub fn event(&self, event: Event) {
