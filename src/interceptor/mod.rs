@@ -6,7 +6,7 @@
 //!    before auth, so that refused calls are seen as well.
 //! 3. [`panic`]: a panic anywhere below is answered as INTERNAL and takes nobody else along; behind the log, so that this answer has its
 //!    ids, its line and its count as any other. What panics outside of it ends its HTTP/2 stream, or its HTTP/1 connection, alone: each is a
-//!    task.
+//!    task, or is caught in its connection's.
 //! 4. [`limit::AddressLimit`]: before auth, so that guessing tokens, and the work of verifying them, is limited too.
 //! 5. [`auth`]: verifies the token, or has it verified; nothing behind it runs for strangers.
 //! 6. [`limit::UserLimit`]: behind auth, which says who the user is.

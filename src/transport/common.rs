@@ -21,7 +21,7 @@ pub enum Protocol {
     Http2,
 }
 
-/// Where a connection is in its turn; in each it is polled once.
+/// What a poll of the connection may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
     /// The first write is put off.
@@ -54,8 +54,6 @@ pub struct State {
     turn: AtomicU8,
     due: AtomicU8,
     streams: Mutex<Streams>,
-    /// A stream that is to live in the connection's task, until the driver takes it.
-    arrived: Mutex<Option<StreamTask>>,
 }
 
 struct Streams {
@@ -64,6 +62,10 @@ struct Streams {
     here: usize,
     /// When the connection began, or its last stream ended.
     idle_since: Instant,
+    /// A stream that is to live in the connection's task, until the driver takes it.
+    arrived: Option<StreamTask>,
+    /// There is no driver any more.
+    closed: bool,
 }
 
 impl Common {
@@ -73,8 +75,7 @@ impl Common {
             // Where nobody counts turns, everything is written at once.
             turn: AtomicU8::new(Turn::Writes as u8),
             due: AtomicU8::new(Due::CONNECTION.0),
-            streams: Mutex::new(Streams { open: 0, here: 0, idle_since: Instant::now() }),
-            arrived: Mutex::default(),
+            streams: Mutex::new(Streams { open: 0, here: 0, idle_since: Instant::now(), arrived: None, closed: false }),
         }))
     }
 
@@ -114,24 +115,34 @@ impl Common {
         streams.open > 1 && streams.open > streams.here
     }
 
-    /// Counts a stream: one that can live in the connection's task, or one for a task of its own.
     pub fn begin_stream(&self) -> OpenStream {
-        let has_place = self.arrived().is_none();
-        let mut streams = self.streams();
-        streams.open += 1;
-        let here = has_place && streams.here < STREAMS_HERE_MAX;
-        streams.here += usize::from(here);
-        OpenStream { common: self.clone(), here }
+        self.streams().open += 1;
+        OpenStream { common: self.clone(), here: false }
     }
 
-    /// A stream for the connection's task.
-    pub fn put_stream(&self, stream: StreamTask) {
-        *self.arrived() = Some(stream);
+    /// Gives a stream to the connection's task, or back where that has no place for it.
+    pub fn put_stream(&self, mut stream: StreamTask) -> Option<StreamTask> {
+        let mut streams = self.streams();
+        if streams.closed || streams.arrived.is_some() || streams.here == STREAMS_HERE_MAX {
+            return Some(stream);
+        }
+        streams.here += 1;
+        stream.open.here = true;
+        streams.arrived = Some(stream);
+        drop(streams);
         self.wake(Due::STREAMS);
+        None
     }
 
     pub fn take_stream(&self) -> Option<StreamTask> {
-        self.arrived().take()
+        self.streams().arrived.take()
+    }
+
+    /// The connection's task is over; a stream that has only arrived.
+    pub fn close(&self) -> Option<StreamTask> {
+        let mut streams = self.streams();
+        streams.closed = true;
+        streams.arrived.take()
     }
 
     /// The connection's task.
@@ -177,13 +188,14 @@ impl Common {
         &self.0.beside.due
     }
 
-    fn arrived(&self) -> MutexGuard<'_, Option<StreamTask>> {
-        self.0.beside.arrived.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Of what seldom comes for the connection's task.
+    pub fn rarely(&self) -> Rarely<State> {
+        Rarely::new(&self.0)
     }
 
-    /// Of what seldom comes for the connection's task.
-    pub fn rarely(&self, who: Who) -> Rarely<State> {
-        Rarely::new(&self.0, who)
+    /// The same for its timer.
+    pub fn note(&self) -> Arc<Note<State>> {
+        Arc::clone(&self.0)
     }
 
     fn streams(&self) -> MutexGuard<'_, Streams> {
@@ -194,7 +206,8 @@ impl Common {
 /// A stream that counts.
 pub struct OpenStream {
     common: Common,
-    pub here: bool,
+    /// It lives in the connection's task.
+    here: bool,
 }
 
 impl Drop for OpenStream {

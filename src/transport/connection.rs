@@ -28,7 +28,7 @@ use super::frames::FrameGuard;
 use super::gather::Gather;
 use super::limits::ConnectionLimits;
 use super::rare_timer::RareTimer;
-use super::rarely::{Who, either};
+use super::rarely::either;
 use super::stall::StallGuard;
 use super::stream_task::{Companion, StreamExecutor};
 use crate::interceptor::HttpService;
@@ -162,9 +162,10 @@ async fn http<I>(
                 reason = over(limits, ends_at, &common) => reason,
             }
         });
-        either(common.rarely(Who::Task), &mut connection, told).await
+        either(common.rarely(), &mut connection, told).await
     };
-    let rest = async {
+    // Boxed where it begins: most connections have no need of its room for most of their lives.
+    let rest = Box::pin(async {
         let reason = match ended {
             Either::Left(ended) => {
                 ended_by_itself(ended);
@@ -190,7 +191,7 @@ async fn http<I>(
             }
         };
         drain(reason, limits, rest).await;
-    };
+    });
     if carrier.cut.run_until_cancelled(rest).await.is_none() {
         tracing::debug!("a connection is cut: its client took nothing for too long, or the server stops");
     }

@@ -1,8 +1,8 @@
-//! Drives a connection, and its first streams, in one task.
+//! Drives a connection, and a few of its streams, in one task.
 //!
 //! A stream in a task of its own that is woken, for a delivery or an answer, wakes the connection, and that writes: two tasks' turns for each message.
 //! So up to [`STREAMS_HERE_MAX`] streams of a connection, and most clients have no more, are polled in its task, and behind them in the same turn the
-//! connection. Further ones are tasks: there may be many of them, and other threads may have them.
+//! connection. Further ones, and those that arrive together with another, are tasks: there may be many of them, and other threads may have them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -22,7 +22,7 @@ const ROUNDS_MAX: usize = 8;
 /// A connection and the streams in its task.
 pub struct Driver<C> {
     connection: Pin<Box<C>>,
-    streams: Vec<StreamTask>,
+    streams: Vec<Option<StreamTask>>,
     common: Common,
     connection_waker: Waker,
     streams_waker: Waker,
@@ -47,11 +47,32 @@ impl<C> Driver<C> {
         if let Some(stream) = self.common.take_stream() {
             // There would be room for four at once, and most connections have one.
             self.streams.reserve_exact(1);
-            self.streams.push(stream);
+            self.streams.push(Some(stream));
         }
         let mut cx = Context::from_waker(&self.streams_waker);
-        // The hook has logged a panic. The stream goes then, which resets it.
-        self.streams.retain_mut(|stream| matches!(catch_unwind(AssertUnwindSafe(|| Pin::new(stream).poll(&mut cx))), Ok(Poll::Pending)));
+        self.streams.retain_mut(|stream| {
+            // The hook has logged a panic.
+            drop(catch_unwind(AssertUnwindSafe(|| poll(stream, &mut cx))));
+            stream.is_some()
+        });
+    }
+}
+
+/// Polls a stream, and drops it where it ends or panics, which resets it: within the panic, so that what goes with it knows why.
+fn poll(stream: &mut Option<StreamTask>, cx: &mut Context<'_>) {
+    struct Ending<'a>(&'a mut Option<StreamTask>);
+
+    impl Drop for Ending<'_> {
+        fn drop(&mut self) {
+            *self.0 = None;
+        }
+    }
+
+    let ending = Ending(stream);
+    if let Some(stream) = ending.0
+        && Pin::new(stream).poll(cx).is_pending()
+    {
+        std::mem::forget(ending);
     }
 }
 
@@ -69,7 +90,8 @@ impl<C: Future> Future for Driver<C> {
                 self.poll_streams();
             }
             // Behind the streams, for what they have sent. Where nothing is due, whoever woke the task knew.
-            if !due.has(Due::STREAMS) || due.has(Due::CONNECTION) || self.common.take_connection() {
+            let has_sent = self.common.take_connection();
+            if has_sent || !due.has(Due::STREAMS) || due.has(Due::CONNECTION) {
                 self.common.set_turn(if self.common.turn() == Turn::PutOff { Turn::Writes } else { Turn::Fresh });
                 let Self { connection, connection_waker, .. } = &mut *self;
                 if let Poll::Ready(ended) = connection.as_mut().poll(&mut Context::from_waker(connection_waker)) {
@@ -94,7 +116,7 @@ impl<C: Future> Future for Driver<C> {
 impl<C> Drop for Driver<C> {
     fn drop(&mut self) {
         // It holds what holds it.
-        drop(self.common.take_stream());
+        drop(self.common.close());
     }
 }
 
@@ -136,6 +158,14 @@ mod tests {
     }
 
     type Log = Arc<Mutex<Vec<String>>>;
+
+    struct OnDrop<F: Fn()>(F);
+
+    impl<F: Fn()> Drop for OnDrop<F> {
+        fn drop(&mut self) {
+            (self.0)();
+        }
+    }
 
     /// A connection that notes its turns, and a driver for it.
     struct Driven {
@@ -225,13 +255,13 @@ mod tests {
             *mine.lock().unwrap() = Some(cx.waker().clone());
             Poll::Pending
         }));
-        let timer = driven.driver.common.rarely(Who::Timer);
+        let timer = driven.driver.common.note();
         driven.turn();
         for _ in 0..2 {
-            timer.is_woken();
+            timer.take_due(Who::Timer);
             wake(&stream);
             if sends {
-                timer.waker().wake();
+                timer.wake_by_ref();
             }
             let expected: &[&str] = if sends { &["stream", "connection"] } else { &["stream"] };
             assert_eq!(driven.turn(), expected);
@@ -284,7 +314,15 @@ mod tests {
         let mut driven = Driven::new();
         let other = driven.stream("other");
         driven.turn();
-        driven.streams.execute(async { panic!("as it should") });
+        let (told, panicked) = std::sync::mpsc::channel();
+        let held = OnDrop(move || told.send(std::thread::panicking()).unwrap());
+        driven.streams.execute(async move {
+            let _held = held;
+            panic!("as it should")
+        });
+        driven.turn();
+        assert_eq!(panicked.recv(), Ok(true), "what goes with it knows why");
+        driven.streams.execute(async { drop(OnDrop(|| panic!("as it should"))) });
         driven.turn();
         wake(&other);
         assert_eq!(driven.turn(), ["other", "connection"]);
@@ -307,5 +345,9 @@ mod tests {
         driven.streams.execute(stream(&arrived));
         drop(driven.driver);
         assert_eq!((Arc::strong_count(&polled), Arc::strong_count(&arrived)), (1, 1));
+        // Behind its end there is no place.
+        driven.streams.execute(stream(&arrived));
+        tokio::task::yield_now().await;
+        assert_eq!(Arc::strong_count(&arrived), 2, "it is a task");
     }
 }

@@ -2,14 +2,15 @@
 //! the connection's task past the connection's own waker.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use hyper::rt::{Sleep, Timer};
 use pin_project_lite::pin_project;
 
 use super::common::{Common, State};
-use super::rarely::{Rarely, Who};
+use super::rarely::{Note, Who};
 
 /// The timer of one connection.
 pub struct RareTimer(Common);
@@ -27,7 +28,7 @@ impl Timer for RareTimer {
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
         let sleep = tokio::time::sleep_until(deadline.into());
-        Box::pin(RareSleep { sleep, rarely: self.0.rarely(Who::Timer), begun: false })
+        Box::pin(RareSleep { sleep, note: self.0.note(), begun: false })
     }
 
     fn now(&self) -> Instant {
@@ -39,7 +40,7 @@ pin_project! {
     struct RareSleep {
         #[pin]
         sleep: tokio::time::Sleep,
-        rarely: Rarely<State>,
+        note: Arc<Note<State>>,
         // It was polled, so it wakes.
         begun: bool,
     }
@@ -52,18 +53,17 @@ impl Future for RareSleep {
 
     fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
-        if !this.rarely.is_woken() && *this.begun {
+        if !this.note.take_due(Who::Timer) && *this.begun {
             return Poll::Pending;
         }
         *this.begun = true;
-        this.sleep.poll(&mut Context::from_waker(&this.rarely.waker()))
+        this.sleep.poll(&mut Context::from_waker(&Waker::from(Arc::clone(this.note))))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
-    use std::task::Waker;
 
     use super::*;
 

@@ -28,7 +28,6 @@ const ALL: u8 = Who::Task as u8 | Who::Timer as u8;
 /// The waker of what seldom comes.
 pub struct Rarely<T> {
     note: Arc<Note<T>>,
-    who: Who,
     /// The task that is woken.
     task: Option<Waker>,
 }
@@ -52,6 +51,13 @@ impl<T> Note<T> {
         self.due.load(Ordering::Acquire) & who as u8 != 0
     }
 
+    /// The same, for who polls it now.
+    pub fn take_due(&self, who: Who) -> bool {
+        let mine = who as u8;
+        // Only for the first a write.
+        self.is_due(who) && self.due.fetch_and(!mine, Ordering::AcqRel) & mine != 0
+    }
+
     /// The task that is woken.
     pub fn set_task(&self, task: &Waker) {
         *self.lock() = Some(task.clone());
@@ -69,8 +75,8 @@ impl<T> Note<T> {
 }
 
 impl<T: Send + Sync + 'static> Rarely<T> {
-    pub fn new(note: &Arc<Note<T>>, who: Who) -> Self {
-        Self { note: Arc::clone(note), who, task: None }
+    pub fn new(note: &Arc<Note<T>>) -> Self {
+        Self { note: Arc::clone(note), task: None }
     }
 
     /// Whether the waker was called since this was asked last: then all that has it is to be polled. If not, the task is woken when it is.
@@ -79,14 +85,7 @@ impl<T: Send + Sync + 'static> Rarely<T> {
             self.task = Some(cx.waker().clone());
             self.note.set_task(cx.waker());
         }
-        self.is_woken()
-    }
-
-    /// The same for what is polled by another waker than the task's, which somebody else has set.
-    pub fn is_woken(&self) -> bool {
-        let mine = self.who as u8;
-        // Only for the first a write.
-        self.note.is_due(self.who) && self.note.due.fetch_and(!mine, Ordering::AcqRel) & mine != 0
+        self.note.take_due(Who::Task)
     }
 
     /// The waker, which outlives what is done with it.
@@ -151,19 +150,19 @@ mod tests {
     fn it_is_due_at_first_and_then_once_for_each_time_that_it_was_woken() {
         let (task, waker) = task();
         let (note, cx) = (Note::new(()), Context::from_waker(&waker));
-        let (mut rarely, mut other) = (Rarely::new(&note, Who::Task), Rarely::new(&note, Who::Timer));
+        let mut rarely = Rarely::new(&note);
         assert_eq!((rarely.is_due(&cx), rarely.is_due(&cx)), (true, false));
         rarely.waker().wake_by_ref();
         rarely.waker().wake();
         assert_eq!(task.0.load(Ordering::Relaxed), 2, "the task is woken");
         assert_eq!((rarely.is_due(&cx), rarely.is_due(&cx)), (true, false));
-        assert_eq!((other.is_due(&cx), other.is_due(&cx)), (true, false), "whoever else waits has a turn of its own");
+        assert_eq!((note.take_due(Who::Timer), note.take_due(Who::Timer)), (true, false), "whoever else waits has a turn of its own");
     }
 
     #[tokio::test(start_paused = true)]
     async fn whatever_comes_first_ends_the_wait() {
         let after = |ms| Box::pin(tokio::time::sleep(std::time::Duration::from_millis(ms)));
-        let rarely = || Rarely::new(&Note::new(()), Who::Task);
+        let rarely = || Rarely::new(&Note::new(()));
         assert!(matches!(either(rarely(), &mut after(1), after(2)).await, Either::Left(())));
         assert!(matches!(either(rarely(), &mut after(2), after(1)).await, Either::Right(())));
         assert!(matches!(either(rarely(), &mut after(1), after(1)).await, Either::Left(())));
@@ -172,7 +171,7 @@ mod tests {
     #[test]
     fn the_task_that_asked_last_is_woken() {
         let ((first, first_waker), (second, second_waker)) = (task(), task());
-        let mut rarely = Rarely::new(&Note::new(()), Who::Task);
+        let mut rarely = Rarely::new(&Note::new(()));
         rarely.is_due(&Context::from_waker(&first_waker));
         rarely.is_due(&Context::from_waker(&second_waker));
         rarely.waker().wake();

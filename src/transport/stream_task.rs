@@ -79,7 +79,7 @@ impl Drop for Opened {
     }
 }
 
-/// Runs the streams of one HTTP/2 connection: the first ones in its task, further ones in tasks of their own.
+/// Runs the streams of one HTTP/2 connection: a few in its task, further ones in tasks of their own.
 #[derive(Clone)]
 pub struct StreamExecutor(Common);
 
@@ -95,9 +95,7 @@ where
 {
     fn execute(&self, stream: F) {
         let stream = StreamTask { stream: Box::pin(stream), companion: None, open: self.0.begin_stream() };
-        if stream.open.here {
-            self.0.put_stream(stream);
-        } else {
+        if let Some(stream) = self.0.put_stream(stream) {
             tokio::spawn(stream);
         }
     }
@@ -107,7 +105,7 @@ where
 pub struct StreamTask {
     stream: Pin<Box<dyn Future<Output = ()> + Send>>,
     companion: Option<Companion>,
-    open: OpenStream,
+    pub(super) open: OpenStream,
 }
 
 impl Future for StreamTask {

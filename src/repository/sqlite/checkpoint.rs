@@ -32,7 +32,8 @@ struct Bounds {
 
 /// 16 MiB, 800 KiB, 64 MiB.
 const BOUNDS: Bounds = Bounds { from: 8_000, left: 400, most: 32_000 };
-/// What the log's file has room for at the start: what it holds by the time that a log of [`BOUNDS`] is moved, under a usual load.
+/// What the log's file has room for at the start: what it holds by the time that a log of [`BOUNDS`] is moved, under a usual load and with pages of
+/// 2 KiB.
 const ROOM_BYTES: u32 = 20 * 1024 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,13 +115,22 @@ pub(super) fn make_room(path: &Path) -> rusqlite::Result<()> {
     let mut connection = open(path)?;
     // What is more is in the log before the transaction ends.
     connection.pragma_update(None, "cache_size", 16)?;
-    let undone = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    undone.execute_batch("CREATE TABLE room (bytes BLOB)")?;
-    undone.execute("INSERT INTO room VALUES (zeroblob(?))", [ROOM_BYTES])?;
-    undone.rollback()?;
+    let made = fill(&mut connection);
+    if made.is_err() {
+        // What a full disk has given is given back.
+        drop(connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
+        return made;
+    }
     // Not left to the first commit. Where it fails, that one fails too, and says so.
     drop(File::open(&log).and_then(|log| log.sync_data()));
     Ok(())
+}
+
+fn fill(connection: &mut Connection) -> rusqlite::Result<()> {
+    let undone = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    undone.execute_batch("CREATE TABLE room (bytes BLOB)")?;
+    undone.execute("INSERT INTO room VALUES (zeroblob(?))", [ROOM_BYTES])?;
+    undone.rollback()
 }
 
 fn log_of(path: &Path) -> PathBuf {

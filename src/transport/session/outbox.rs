@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame};
@@ -17,7 +17,7 @@ use tonic::Status;
 
 use crate::converter::{frames, status};
 use crate::pb::chat::v1::connect_chat_response::Event;
-use crate::transport::rarely::{Note, Rarely, Who};
+use crate::transport::rarely::{Note, Rarely};
 use crate::transport::stream_task;
 
 /// At this many waiting bytes the session stops taking on more.
@@ -50,7 +50,8 @@ pub struct Shared {
     taken: bool,
     end: Option<Status>,
     body: Option<Waker>,
-    session: Option<Waker>,
+    /// The session waits until something is taken. Its waker isn't kept: it is what keeps this.
+    session_waits: bool,
 }
 
 impl Shared {
@@ -111,7 +112,7 @@ pub fn outbox() -> (Outbox, OutboxBody) {
 impl Outbox {
     /// Of what seldom comes for the session.
     pub fn rarely(&self) -> Rarely<Mutex<Shared>> {
-        Rarely::new(&self.0, Who::Task)
+        Rarely::new(&self.0)
     }
 
     pub fn event(&self, event: Event) {
@@ -170,13 +171,13 @@ impl Outbox {
         Level { has_room: shared.len() < HIGH_WATER_BYTES, settled: shared.settled.len(), waiting_since: shared.waiting_since }
     }
 
-    /// Whether the body has taken something since the last call; if not, the session is woken when it does.
-    pub fn poll_taken(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Whether the body has taken something since the last call; if not, the session's task is woken when it does.
+    pub fn poll_taken(&self) -> Poll<()> {
         let mut shared = self.lock();
         if std::mem::take(&mut shared.taken) {
             return Poll::Ready(());
         }
-        shared.session = Some(cx.waker().clone());
+        shared.session_waits = true;
         Poll::Pending
     }
 
@@ -200,7 +201,9 @@ impl Body for OutboxBody {
             }
             shared.waiting_since = (shared.len() > 0).then(Instant::now);
             shared.taken = true;
-            wake(shared.session.take());
+            if std::mem::take(&mut shared.session_waits) {
+                outbox.0.wake_by_ref();
+            }
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         if *ended {
@@ -264,7 +267,28 @@ mod tests {
         outbox.settle(frames::going_away(std::time::Duration::ZERO));
         assert_eq!(outbox.level().settled, 1);
         body.frame().await.unwrap().unwrap();
-        std::future::poll_fn(|cx| outbox.poll_taken(cx)).await;
+        assert!(outbox.poll_taken().is_ready());
         assert_eq!(outbox.level().settled, 0);
+    }
+
+    #[tokio::test]
+    async fn a_full_one_that_both_ends_leave_is_gone() {
+        let (outbox, mut body) = outbox();
+        let held = Arc::downgrade(&outbox.0);
+        outbox.frame(&Bytes::from(vec![0; HIGH_WATER_BYTES]));
+        std::future::poll_fn(|cx| {
+            // As the session waits: by the waker of what seldom comes, in its task.
+            let mut rarely = outbox.rarely();
+            assert!(rarely.is_due(cx));
+            let waker = rarely.waker();
+            assert!(outbox.poll_taken().is_pending());
+            drop(Pin::new(&mut body).poll_frame(&mut Context::from_waker(&waker)));
+            assert!(rarely.is_due(cx), "what was taken wakes the session");
+            assert!(outbox.poll_taken().is_ready() && outbox.poll_taken().is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        drop((outbox, body));
+        assert_eq!(held.strong_count(), 0);
     }
 }

@@ -379,7 +379,7 @@ impl<S> Session<S> {
 
 /// As long as the client reads it gets the rest.
 async fn linger(outbox: &Outbox) {
-    while timeout(LINGER, poll_fn(|cx| outbox.poll_taken(cx))).await.is_ok() {}
+    while timeout(LINGER, poll_fn(|_| outbox.poll_taken())).await.is_ok() {}
 }
 
 /// Gives a message to the client, whichever way it came, and counts it. Returns whether there is room for more.

@@ -87,7 +87,7 @@ where
             return Poll::Ready(Input::Page(key, page));
         }
         // Also where there is room by now: what was put off for want of it is to be begun.
-        if (std::mem::replace(&mut self.was_full, full) || full) && self.outbox.poll_taken(cx).is_ready() {
+        if (std::mem::replace(&mut self.was_full, full) || full) && self.outbox.poll_taken().is_ready() {
             return Poll::Ready(Input::Taken);
         }
         if !full
