@@ -148,7 +148,13 @@ impl HttpBody for Ending {
                 this.ended = true;
                 let is_ok = trailers.get("grpc-status").is_some_and(|code| code == "0");
                 let refused = this.refused.get().filter(|_| is_ok);
-                let last = refused.map_or(frame, |refused| Frame::trailers(status::trailers(refused)));
+                // Its requests end with the connection, which may be heard of first.
+                let leaves = is_ok && this.leaving.as_mut().poll(cx).is_ready();
+                let last = match refused {
+                    Some(refused) => Frame::trailers(status::trailers(refused)),
+                    None if leaves => Frame::trailers(status::trailers(&status::of_error(&Error::GoingAway))),
+                    None => frame,
+                };
                 return Poll::Ready(Some(Ok(last)));
             }
             Poll::Ready(ended) => return Poll::Ready(ended),
