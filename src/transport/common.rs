@@ -4,7 +4,6 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
 
 use tokio::time::Instant;
 
@@ -145,11 +144,6 @@ impl Common {
         streams.arrived.take()
     }
 
-    /// The connection's task.
-    pub fn belongs_to(&self, task: &Waker) {
-        self.0.set_task(task);
-    }
-
     /// Something is due.
     pub fn wake(&self, due: Due) {
         let before = Due(self.due().fetch_or(due.0, Ordering::AcqRel));
@@ -178,10 +172,11 @@ impl Common {
         }
     }
 
-    /// Ends a turn whatever is due, the connection among it. The task must be woken.
+    /// Ends a turn whatever is due, the connection among it: the next one begins at once.
     pub fn break_off(&self) {
         self.due().fetch_or(Due::CONNECTION.0, Ordering::AcqRel);
         self.due().fetch_and(!Due::TURN.0, Ordering::AcqRel);
+        self.0.wake_task();
     }
 
     fn due(&self) -> &AtomicU8 {

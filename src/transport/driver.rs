@@ -11,7 +11,8 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use tokio::task::coop;
 
-use super::common::{Common, Due, Turn};
+use super::common::{Common, Due, State, Turn};
+use super::rarely::Rarely;
 use super::stream_task::StreamTask;
 
 /// Streams that live in their connection's task.
@@ -26,15 +27,16 @@ pub struct Driver<C> {
     common: Common,
     connection_waker: Waker,
     streams_waker: Waker,
-    /// The task that is woken.
-    task: Option<Waker>,
+    /// The task that both wake.
+    rarely: Rarely<State>,
 }
 
 impl<C> Driver<C> {
     pub fn new(connection: Pin<Box<C>>, common: Common) -> Self {
         let waker = |due| Waker::from(Arc::new(Wakes { common: common.clone(), due }));
         let (connection_waker, streams_waker) = (waker(Due::CONNECTION), waker(Due::STREAMS));
-        Self { connection, streams: Vec::new(), common, connection_waker, streams_waker, task: None }
+        let rarely = common.rarely();
+        Self { connection, streams: Vec::new(), common, connection_waker, streams_waker, rarely }
     }
 
     /// The connection, to be changed; then it is polled.
@@ -80,10 +82,7 @@ impl<C: Future> Future for Driver<C> {
     type Output = C::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
-        if self.task.as_ref().is_none_or(|task| !task.will_wake(cx.waker())) {
-            self.task = Some(cx.waker().clone());
-            self.common.belongs_to(cx.waker());
-        }
+        self.rarely.belongs_to(cx);
         let mut due = self.common.begin();
         for round in 1.. {
             if due.has(Due::STREAMS) {
@@ -108,7 +107,6 @@ impl<C: Future> Future for Driver<C> {
             }
         }
         self.common.break_off();
-        cx.waker().wake_by_ref();
         Poll::Pending
     }
 }
@@ -145,17 +143,9 @@ mod tests {
     use hyper::rt::Executor;
 
     use super::*;
+    use crate::transport::counting::Wakeups;
     use crate::transport::rarely::Who;
     use crate::transport::stream_task::StreamExecutor;
-
-    #[derive(Default)]
-    struct Wakeups(AtomicUsize);
-
-    impl Wake for Wakeups {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
 
     type Log = Arc<Mutex<Vec<String>>>;
 
@@ -174,7 +164,7 @@ mod tests {
         log: Log,
         /// As HTTP/2 has it, for a stream that has sent.
         connection: Arc<Mutex<Option<Waker>>>,
-        wakeups: Arc<Wakeups>,
+        wakeups: Wakeups,
     }
 
     impl Driven {
@@ -187,7 +177,7 @@ mod tests {
                 Poll::Pending
             }));
             let driver = Driver::new(Box::pin(polled), common.clone());
-            Self { driver, streams: StreamExecutor::new(common), log, connection, wakeups: Arc::default() }
+            Self { driver, streams: StreamExecutor::new(common), log, connection, wakeups: Wakeups::default() }
         }
 
         /// A stream that notes its turns, and sends in each; the waker of its task.
@@ -205,13 +195,8 @@ mod tests {
 
         /// What had its turn.
         fn turn(&mut self) -> Vec<String> {
-            let waker = Waker::from(Arc::clone(&self.wakeups));
-            assert!(Pin::new(&mut self.driver).poll(&mut Context::from_waker(&waker)).is_pending());
+            assert!(Pin::new(&mut self.driver).poll(&mut Context::from_waker(&self.wakeups.waker())).is_pending());
             std::mem::take(&mut self.log.lock().unwrap())
-        }
-
-        fn wakeups(&self) -> usize {
-            self.wakeups.0.swap(0, Ordering::Relaxed)
         }
     }
 
@@ -224,13 +209,13 @@ mod tests {
         let mut driven = Driven::new();
         let stream = driven.stream("stream");
         driven.turn();
-        driven.wakeups();
+        driven.wakeups.take();
         for _ in 0..3 {
             wake(&stream);
             wake(&stream);
-            assert_eq!(driven.wakeups(), 1);
+            assert_eq!(driven.wakeups.take(), 1);
             assert_eq!(driven.turn(), ["stream", "connection"]);
-            assert_eq!(driven.wakeups(), 0, "what it sent wakes nobody once more");
+            assert_eq!(driven.wakeups.take(), 0, "what it sent wakes nobody once more");
         }
     }
 
@@ -284,11 +269,11 @@ mod tests {
         let mut polled = 0;
         for _ in 0..3 {
             let turn = driven.turn();
-            assert_eq!(driven.wakeups(), 1, "another turn is asked for");
+            assert_eq!(driven.wakeups.take(), 1, "another turn is asked for");
             polled += turn.iter().filter(|who| *who == "stream").count();
         }
         polled += driven.turn().iter().filter(|who| *who == "stream").count();
-        assert_eq!((polled, driven.wakeups()), (3 * ROUNDS_MAX, 0));
+        assert_eq!((polled, driven.wakeups.take()), (3 * ROUNDS_MAX, 0));
     }
 
     #[tokio::test]

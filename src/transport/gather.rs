@@ -79,22 +79,13 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Gather<I> {
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::{Wake, Waker};
 
     use super::*;
     use hyper::rt::Executor;
 
+    use crate::transport::counting::Wakeups;
     use crate::transport::driver::{Driver, STREAMS_HERE_MAX};
     use crate::transport::stream_task::StreamExecutor;
-
-    #[derive(Default)]
-    struct Wakes(AtomicUsize);
-
-    impl Wake for Wakes {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
 
     /// A connection that has two frames to write whenever it is polled, and counts those that it could.
     struct Connection {
@@ -129,10 +120,9 @@ mod tests {
     impl Driven {
         /// How many frames were written, and how often another turn was asked for.
         fn turn(&mut self) -> (usize, usize) {
-            let wakes = Arc::new(Wakes::default());
-            let waker = Waker::from(Arc::clone(&wakes));
-            assert!(Pin::new(&mut self.driver).poll(&mut Context::from_waker(&waker)).is_pending());
-            (self.written.swap(0, Ordering::Relaxed), wakes.0.load(Ordering::Relaxed))
+            let wakeups = Wakeups::default();
+            assert!(Pin::new(&mut self.driver).poll(&mut Context::from_waker(&wakeups.waker())).is_pending());
+            (self.written.swap(0, Ordering::Relaxed), wakeups.take())
         }
     }
 

@@ -5,6 +5,8 @@ mod addresses;
 mod assets;
 mod common;
 mod connection;
+#[cfg(test)]
+mod counting;
 mod detached;
 mod dev_token;
 mod dispatch;

@@ -58,11 +58,6 @@ impl<T> Note<T> {
         self.is_due(who) && self.due.fetch_and(!mine, Ordering::AcqRel) & mine != 0
     }
 
-    /// The task that is woken.
-    pub fn set_task(&self, task: &Waker) {
-        *self.lock() = Some(task.clone());
-    }
-
     pub fn wake_task(&self) {
         if let Some(task) = &*self.lock() {
             task.wake_by_ref();
@@ -79,12 +74,17 @@ impl<T: Send + Sync + 'static> Rarely<T> {
         Self { note: Arc::clone(note), task: None }
     }
 
-    /// Whether the waker was called since this was asked last: then all that has it is to be polled. If not, the task is woken when it is.
-    pub fn is_due(&mut self, cx: &Context<'_>) -> bool {
+    /// The task that is woken is the one that polls.
+    pub fn belongs_to(&mut self, cx: &Context<'_>) {
         if self.task.as_ref().is_none_or(|task| !task.will_wake(cx.waker())) {
             self.task = Some(cx.waker().clone());
-            self.note.set_task(cx.waker());
+            *self.note.lock() = Some(cx.waker().clone());
         }
+    }
+
+    /// Whether the waker was called since this was asked last: then all that has it is to be polled. If not, the task is woken when it is.
+    pub fn is_due(&mut self, cx: &Context<'_>) -> bool {
+        self.belongs_to(cx);
         self.note.take_due(Who::Task)
     }
 
@@ -128,33 +128,19 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
-
     use super::*;
-
-    #[derive(Default)]
-    struct Task(AtomicUsize);
-
-    impl Wake for Task {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn task() -> (Arc<Task>, Waker) {
-        let task = Arc::new(Task::default());
-        (Arc::clone(&task), Waker::from(task))
-    }
+    use crate::transport::counting::Wakeups;
 
     #[test]
     fn it_is_due_at_first_and_then_once_for_each_time_that_it_was_woken() {
-        let (task, waker) = task();
+        let task = Wakeups::default();
+        let waker = task.waker();
         let (note, cx) = (Note::new(()), Context::from_waker(&waker));
         let mut rarely = Rarely::new(&note);
         assert_eq!((rarely.is_due(&cx), rarely.is_due(&cx)), (true, false));
         rarely.waker().wake_by_ref();
         rarely.waker().wake();
-        assert_eq!(task.0.load(Ordering::Relaxed), 2, "the task is woken");
+        assert_eq!(task.take(), 2, "the task is woken");
         assert_eq!((rarely.is_due(&cx), rarely.is_due(&cx)), (true, false));
         assert_eq!((note.take_due(Who::Timer), note.take_due(Who::Timer)), (true, false), "whoever else waits has a turn of its own");
     }
@@ -170,11 +156,11 @@ mod tests {
 
     #[test]
     fn the_task_that_asked_last_is_woken() {
-        let ((first, first_waker), (second, second_waker)) = (task(), task());
+        let (first, second) = (Wakeups::default(), Wakeups::default());
         let mut rarely = Rarely::new(&Note::new(()));
-        rarely.is_due(&Context::from_waker(&first_waker));
-        rarely.is_due(&Context::from_waker(&second_waker));
+        rarely.is_due(&Context::from_waker(&first.waker()));
+        rarely.is_due(&Context::from_waker(&second.waker()));
         rarely.waker().wake();
-        assert_eq!((first.0.load(Ordering::Relaxed), second.0.load(Ordering::Relaxed)), (0, 1));
+        assert_eq!((first.take(), second.take()), (0, 1));
     }
 }

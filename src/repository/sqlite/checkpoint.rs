@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, TransactionBehavior};
 
+use super::beside;
 use super::lane::open;
 
 /// When the log is moved, by its pages.
@@ -108,7 +109,7 @@ pub(super) fn watch(connection: &Connection) {
 /// Makes the log's file as long as it usually gets, where it is shorter: by pages of a transaction that is undone, so they are in the log and
 /// nowhere else, and what is committed is written over them. Nobody else may write meanwhile.
 pub(super) fn make_room(path: &Path) -> rusqlite::Result<()> {
-    let log = log_of(path);
+    let log = beside(path, "-wal");
     if fs::metadata(&log).is_ok_and(|log| log.len() >= u64::from(ROOM_BYTES)) {
         return Ok(());
     }
@@ -131,12 +132,6 @@ fn fill(connection: &mut Connection) -> rusqlite::Result<()> {
     undone.execute_batch("CREATE TABLE room (bytes BLOB)")?;
     undone.execute("INSERT INTO room VALUES (zeroblob(?))", [ROOM_BYTES])?;
     undone.rollback()
-}
-
-fn log_of(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push("-wal");
-    PathBuf::from(name)
 }
 
 impl Checkpoints {
@@ -299,7 +294,7 @@ mod tests {
         let path = folder.path().join("chat.db");
         let connection = open(&path).unwrap();
         connection.execute_batch("CREATE TABLE t (x TEXT)").unwrap();
-        let length = || fs::metadata(log_of(&path)).unwrap().len();
+        let length = || fs::metadata(beside(&path, "-wal")).unwrap().len();
         make_room(&path).unwrap();
         let made = length();
         assert!(made >= u64::from(ROOM_BYTES), "{made}");

@@ -112,14 +112,20 @@ fn lock(path: &Path) -> std::result::Result<File, OpenError> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         fs::create_dir_all(folder).map_err(|source| failed(folder, source))?;
     }
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&name).map_err(|source| failed(path, source))?;
+    let file =
+        File::options().create(true).truncate(false).write(true).open(beside(path, ".lock")).map_err(|source| failed(path, source))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::Locked(path.to_owned())),
         Err(TryLockError::Error(source)) => Err(failed(path, source)),
     }
+}
+
+/// The file that stands beside the database's.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
 }
 
 /// Takes the writer's connection for a transaction. One that a cancelled call left open is undone before the next begins.

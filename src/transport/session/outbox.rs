@@ -77,8 +77,10 @@ impl Shared {
     }
 
     fn wake_body(&mut self) {
-        if !stream_task::stream_follows() {
-            wake(self.body.take());
+        if !stream_task::stream_follows()
+            && let Some(body) = self.body.take()
+        {
+            body.wake();
         }
     }
 }
@@ -221,12 +223,6 @@ impl Body for OutboxBody {
 
     fn is_end_stream(&self) -> bool {
         self.ended
-    }
-}
-
-fn wake(waker: Option<Waker>) {
-    if let Some(waker) = waker {
-        waker.wake();
     }
 }
 
