@@ -142,7 +142,7 @@ async fn a_poison_message_is_refused_and_stores_nothing(f: Fixture) {
     let poison = message(chat, "owner", "2", &"x".repeat(5000));
     let nameless = message(chat, "owner", "", "a");
     for batch in [vec![message(chat, "owner", "1", "a"), poison.clone()], vec![poison], vec![nameless]] {
-        let error = f.lane().await.append(&batch).await.unwrap_err();
+        let error = f.try_append(&batch).await.unwrap_err();
         assert!(matches!(error, StoreError::Refused(_)) && !error.is_unknown_outcome(), "{error:?}");
     }
     assert_eq!(f.page(chat, Bound::After(0), 10).await, (vec![], false));

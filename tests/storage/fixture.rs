@@ -9,8 +9,9 @@ use chat_service::model::{
 };
 use chat_service::repository::postgres::{PostgresOptions, PostgresStore};
 use chat_service::repository::sqlite::{SqliteOptions, SqliteStore};
-use chat_service::repository::{AppendLane, ChatRepository, CreateOutcome, MessageRepository};
+use chat_service::repository::{AppendLane, ChatRepository, CreateOutcome, MessageRepository, StoreError};
 use sqlx::Connection;
+use tokio::sync::Mutex;
 
 use crate::common::new_database;
 
@@ -38,6 +39,8 @@ pub(crate) use contract;
 pub struct Fixture {
     pub chats: Arc<dyn ChatRepository>,
     messages: Arc<dyn MessageRepository>,
+    /// What [`Fixture::append`] appends by: one, for what it knows of the store stays with it.
+    lane: Mutex<Option<Box<dyn AppendLane>>>,
     /// The database's address, or its file.
     pub place: String,
     /// Where the file is, for SQLite.
@@ -48,7 +51,7 @@ pub async fn sqlite_fixture() -> Fixture {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("data/chat.db");
     let store = Arc::new(SqliteStore::open(&SqliteOptions { path: path.clone(), read_connections: 4 }, true).await.unwrap());
-    Fixture { chats: store.clone(), messages: store, place: path.display().to_string(), folder: Some(folder) }
+    Fixture { chats: store.clone(), messages: store, lane: Mutex::default(), place: path.display().to_string(), folder: Some(folder) }
 }
 
 pub fn postgres_options(url: &str) -> PostgresOptions {
@@ -58,7 +61,7 @@ pub fn postgres_options(url: &str) -> PostgresOptions {
 pub async fn postgres_fixture() -> Fixture {
     let place = new_database().await;
     let store = Arc::new(PostgresStore::open(&postgres_options(&place), true).await.unwrap());
-    Fixture { chats: store.clone(), messages: store, place, folder: None }
+    Fixture { chats: store.clone(), messages: store, lane: Mutex::default(), place, folder: None }
 }
 
 impl Fixture {
@@ -73,7 +76,20 @@ impl Fixture {
     }
 
     pub async fn append(&self, batch: &[NewMessage]) -> Vec<AppendOutcome> {
-        self.lane().await.append(batch).await.unwrap()
+        self.try_append(batch).await.unwrap()
+    }
+
+    pub async fn try_append(&self, batch: &[NewMessage]) -> Result<Vec<AppendOutcome>, StoreError> {
+        let mut lane = self.lane.lock().await;
+        if lane.is_none() {
+            *lane = Some(self.lane().await);
+        }
+        lane.as_mut().unwrap().append(batch).await
+    }
+
+    /// The next one is opened anew.
+    pub async fn forget_lane(&self) {
+        *self.lane.lock().await = None;
     }
 
     pub async fn page_of(&self, reader: &str, chat_id: ChatId, bound: Bound, limit: usize, max_bytes: usize) -> Option<Page> {

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use chat_service::model::{AppendOutcome, ChatId};
+use chat_service::model::{AppendOutcome, ChatId, Timestamp};
 use chat_service::repository::sqlite::{self, SqliteOptions, SqliteStore};
 use chat_service::repository::{ChatRepository, MessageRepository, SchemaError};
 use sqlx::migrate::Migrator;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection};
 
-use crate::fixture::{message, sqlite_fixture};
+use crate::fixture::{Fixture, message, sequences, sqlite_fixture, user};
 
 #[tokio::test]
 async fn a_second_server_on_one_sqlite_file_is_refused() {
@@ -89,4 +90,99 @@ async fn a_file_of_the_first_schema_goes_on_with_its_numbers_and_never_below_its
     let positions = store.positions(&[chat, empty]).await.unwrap();
     assert_eq!(positions.iter().find(|position| position.chat_id == chat).unwrap().last_sequence, 3);
     assert_eq!(positions.iter().find(|position| position.chat_id == empty).unwrap().last_sequence, 1);
+}
+
+/// More than wait in the server's memory until they are moved, and as many on their way.
+const MANY: usize = 20_000;
+/// How many messages a batch has here.
+const BATCH: usize = 500;
+
+/// The file, for a program beside the server.
+async fn beside(f: &Fixture) -> SqliteConnection {
+    SqliteConnectOptions::new().filename(&f.place).connect().await.unwrap()
+}
+
+async fn count(connection: &mut SqliteConnection, table: &str, chat: ChatId) -> i64 {
+    let statement = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table} WHERE chat_id = ?"));
+    sqlx::query_scalar(statement).bind(chat.as_uuid()).fetch_one(connection).await.unwrap()
+}
+
+/// Appends messages whose ids are these numbers.
+async fn append_numbered(f: &Fixture, chat: ChatId, numbers: std::ops::Range<usize>) {
+    for from in numbers.clone().step_by(BATCH) {
+        let batch: Vec<_> = (from..numbers.end.min(from + BATCH)).map(|n| message(chat, "owner", &n.to_string(), "text")).collect();
+        assert!(f.append(&batch).await.iter().all(|outcome| matches!(outcome, AppendOutcome::Stored { .. })));
+    }
+}
+
+/// Whether numbers that were appended first and in order are known, with their texts.
+async fn are_known(f: &Fixture, chat: ChatId, numbers: impl Iterator<Item = usize>) {
+    for number in numbers {
+        let [again, other] = ["text", "other"].map(|text| message(chat, "owner", &number.to_string(), text));
+        let outcomes = f.append(&[again, other]).await;
+        let [AppendOutcome::Duplicate { sequence, .. }, AppendOutcome::Conflict] = outcomes[..] else { panic!("{number}: {outcomes:?}") };
+        assert_eq!(usize::try_from(sequence).unwrap(), number + 1);
+    }
+}
+
+#[tokio::test]
+async fn a_retry_is_found_wherever_its_id_is_kept() {
+    let f = sqlite_fixture().await;
+    let chat = f.chat(&[]).await;
+    append_numbered(&f, chat, 0..MANY).await;
+    let in_table = count(&mut beside(&f).await, "message_ids", chat).await;
+    assert!(in_table > 8_000 && (in_table as usize) < MANY, "some are in the table, some on their way, some wait: {in_table}");
+    are_known(&f, chat, (0..MANY).step_by(37)).await;
+    // As after a crash: nothing of the memory is left.
+    f.forget_lane().await;
+    are_known(&f, chat, (0..MANY).step_by(37)).await;
+    append_numbered(&f, chat, MANY..MANY + BATCH).await;
+    assert_eq!(f.page(chat, chat_service::model::Bound::Latest, 1).await.0, [(MANY + BATCH) as i64]);
+}
+
+#[tokio::test]
+async fn what_a_program_beside_the_server_stores_is_known_and_what_it_removes_is_not() {
+    let f = sqlite_fixture().await;
+    let chat = f.chat(&[]).await;
+    append_numbered(&f, chat, 0..3).await;
+    let mut beside = beside(&f).await;
+    for (from, to) in [(3, 5), (5, MANY)] {
+        sqlx::query(
+            "WITH RECURSIVE n (n) AS (SELECT ?2 UNION ALL SELECT n + 1 FROM n WHERE n + 1 < ?3)
+             INSERT INTO messages (chat_id, sequence, sender_id, client_message_id, text, created_at) SELECT ?1, n + 1, 'owner', n, 'text', 1 FROM n",
+        )
+        .bind(chat.as_uuid())
+        .bind(from as i64)
+        .bind(to as i64)
+        .execute(&mut beside)
+        .await
+        .unwrap();
+        are_known(&f, chat, (0..to).step_by(101).chain([to - 1])).await;
+    }
+    append_numbered(&f, chat, MANY..MANY + 2).await;
+    let removed = "DELETE FROM messages WHERE chat_id = ? AND sequence > ?";
+    for kept in [MANY + 1, 10] {
+        sqlx::query(removed).bind(chat.as_uuid()).bind(kept as i64).execute(&mut beside).await.unwrap();
+        let outcomes = f.append(&[message(chat, "owner", &kept.to_string(), "text")]).await;
+        assert_eq!(sequences(&outcomes), [Some(kept as i64 + 1)], "{outcomes:?}");
+    }
+    are_known(&f, chat, 0..11).await;
+}
+
+#[tokio::test]
+async fn of_a_chat_that_is_purged_no_ids_are_left_also_where_they_were_on_their_way() {
+    let f = sqlite_fixture().await;
+    let (chat, other) = (f.chat(&[]).await, f.chat(&[]).await);
+    append_numbered(&f, chat, 0..9_000).await;
+    f.chats.delete(chat, &user("owner"), Timestamp::from_micros(2), &|_| Ok(())).await.unwrap().unwrap();
+    f.chats.purge_deleted(500).await.unwrap();
+    append_numbered(&f, other, 0..BATCH).await;
+    let mut beside = beside(&f).await;
+    assert!(count(&mut beside, "message_ids", chat).await > 0, "what isn't purged yet is moved");
+    while f.chats.purge_deleted(1_000).await.unwrap() > 0 {}
+    append_numbered(&f, other, BATCH..MANY).await;
+    for table in ["messages", "message_ids"] {
+        assert_eq!(count(&mut beside, table, chat).await, 0, "{table}");
+    }
+    are_known(&f, other, (0..MANY).step_by(101)).await;
 }

@@ -147,6 +147,14 @@ async fn fill_sqlite(file: &std::path::Path, size: Size) -> Done<()> {
         .execute(&mut connection)
         .await?;
     }
+    // As the server does, by thousands.
+    for statement in [
+        "INSERT INTO message_ids (chat_id, sender_id, client_message_id, position)
+         SELECT chat_id, sender_id, client_message_id, position FROM messages ORDER BY chat_id, sender_id, client_message_id",
+        "UPDATE message_ids_end SET position = (SELECT coalesce(max(position), 0) FROM messages)",
+    ] {
+        sqlx::query(statement).execute(&mut connection).await?;
+    }
     connection.close().await?;
     Ok(())
 }

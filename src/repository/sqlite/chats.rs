@@ -184,7 +184,7 @@ impl ChatRepository for SqliteStore {
             let id: Uuid = row.try_get("id")?;
             let mut removed = 0;
             for statement in [
-                "DELETE FROM messages WHERE chat_id = ?1 AND sequence IN (SELECT sequence FROM messages WHERE chat_id = ?1 ORDER BY sequence LIMIT ?2)",
+                "DELETE FROM messages WHERE position IN (SELECT position FROM messages WHERE chat_id = ?1 ORDER BY sequence LIMIT ?2)",
                 "DELETE FROM chat_members WHERE chat_id = ?1 AND user_id IN (SELECT user_id FROM chat_members WHERE chat_id = ?1 LIMIT ?2)",
                 "DELETE FROM chats WHERE id = ?1 AND ?2 > 0",
             ] {

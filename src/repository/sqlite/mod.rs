@@ -4,6 +4,7 @@ mod chats;
 mod checkpoint;
 mod lane;
 mod messages;
+mod recent;
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
