@@ -4,14 +4,13 @@
 -- Clients' ids are random, so each is on a page of its own. The server keeps the newest in memory, and moves them to `message_ids` by
 -- thousands, in its order. `messages` has them too: nothing is lost with the memory.
 --
--- Copies all messages, and needs as much room again meanwhile.
+-- Copies all messages: needs twice their room beside them while it runs, and the file keeps half of that as free pages.
 
 DROP VIEW live_chats;
-ALTER TABLE messages RENAME TO messages_by_chat;
 
-CREATE TABLE messages (
-    -- Never given twice: what is kept of it elsewhere never means another message.
-    position          INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+CREATE TABLE messages_arrived (
+    -- The server counts on from the newest. Whoever puts rows in by hand leaves it out.
+    position          INTEGER NOT NULL PRIMARY KEY,
     chat_id           BLOB    NOT NULL,
     sequence          INTEGER NOT NULL,
     sender_id         TEXT    NOT NULL,
@@ -20,12 +19,14 @@ CREATE TABLE messages (
     created_at        INTEGER NOT NULL
 );
 
-INSERT INTO messages (chat_id, sequence, sender_id, client_message_id, text, created_at)
-SELECT chat_id, sequence, sender_id, client_message_id, text, created_at FROM messages_by_chat ORDER BY chat_id, sequence;
+-- Before the rows, which come in its order: made behind them it would be sorted in memory.
+CREATE UNIQUE INDEX messages_in_order ON messages_arrived (chat_id, sequence);
 
-CREATE UNIQUE INDEX messages_in_order ON messages (chat_id, sequence);
+INSERT INTO messages_arrived (chat_id, sequence, sender_id, client_message_id, text, created_at)
+SELECT chat_id, sequence, sender_id, client_message_id, text, created_at FROM messages ORDER BY chat_id, sequence;
 
--- Where a client's id is, of the messages up to `message_ids_end`. A row whose message is gone means nothing.
+-- Where a client's id is, of messages up to the position in `message_ids_end`. A row whose message is another one or gone means nothing. With both
+-- tables empty it is made anew at the server's start.
 CREATE TABLE message_ids (
     chat_id           BLOB    NOT NULL,
     sender_id         TEXT    NOT NULL,
@@ -36,18 +37,17 @@ CREATE TABLE message_ids (
 
 INSERT INTO message_ids (chat_id, sender_id, client_message_id, position)
 SELECT o.chat_id, o.sender_id, o.client_message_id, m.position
-FROM messages_by_chat o INDEXED BY messages_once CROSS JOIN messages m ON m.chat_id = o.chat_id AND m.sequence = o.sequence
+FROM messages o INDEXED BY messages_once CROSS JOIN messages_arrived m ON m.chat_id = o.chat_id AND m.sequence = o.sequence
 ORDER BY o.chat_id, o.sender_id, o.client_message_id;
 
-CREATE TABLE message_ids_end (position INTEGER NOT NULL);
-INSERT INTO message_ids_end (position) SELECT coalesce(max(position), 0) FROM messages;
+CREATE TABLE message_ids_end (
+    id       INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
+    position INTEGER NOT NULL
+);
+INSERT INTO message_ids_end (id, position) SELECT 1, coalesce(max(position), 0) FROM messages_arrived;
 
-CREATE TRIGGER messages_gone AFTER DELETE ON messages BEGIN
-    DELETE FROM message_ids
-    WHERE chat_id = old.chat_id AND sender_id = old.sender_id AND client_message_id = old.client_message_id AND position = old.position;
-END;
-
-DROP TABLE messages_by_chat;
+DROP TABLE messages;
+ALTER TABLE messages_arrived RENAME TO messages;
 
 CREATE VIEW live_chats AS
 SELECT c.id, c.title, c.created_by, c.created_at, c.access_version,

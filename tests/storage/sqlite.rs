@@ -92,8 +92,10 @@ async fn a_file_of_the_first_schema_goes_on_with_its_numbers_and_never_below_its
     assert_eq!(positions.iter().find(|position| position.chat_id == empty).unwrap().last_sequence, 1);
 }
 
-/// More than wait in the server's memory until they are moved, and as many on their way.
+/// More than wait in the server's memory until they are flushed, and as many on their way.
 const MANY: usize = 20_000;
+/// More than it may read.
+const TOO_MANY: usize = 60_000;
 /// How many messages a batch has here.
 const BATCH: usize = 500;
 
@@ -146,7 +148,7 @@ async fn what_a_program_beside_the_server_stores_is_known_and_what_it_removes_is
     let chat = f.chat(&[]).await;
     append_numbered(&f, chat, 0..3).await;
     let mut beside = beside(&f).await;
-    for (from, to) in [(3, 5), (5, MANY)] {
+    for (from, to) in [(3, 5), (5, MANY), (MANY, TOO_MANY)] {
         sqlx::query(
             "WITH RECURSIVE n (n) AS (SELECT ?2 UNION ALL SELECT n + 1 FROM n WHERE n + 1 < ?3)
              INSERT INTO messages (chat_id, sequence, sender_id, client_message_id, text, created_at) SELECT ?1, n + 1, 'owner', n, 'text', 1 FROM n",
@@ -159,14 +161,51 @@ async fn what_a_program_beside_the_server_stores_is_known_and_what_it_removes_is
         .unwrap();
         are_known(&f, chat, (0..to).step_by(101).chain([to - 1])).await;
     }
-    append_numbered(&f, chat, MANY..MANY + 2).await;
+    append_numbered(&f, chat, TOO_MANY..TOO_MANY + 2).await;
     let removed = "DELETE FROM messages WHERE chat_id = ? AND sequence > ?";
-    for kept in [MANY + 1, 10] {
+    for kept in [TOO_MANY + 1, 10] {
         sqlx::query(removed).bind(chat.as_uuid()).bind(kept as i64).execute(&mut beside).await.unwrap();
         let outcomes = f.append(&[message(chat, "owner", &kept.to_string(), "text")]).await;
         assert_eq!(sequences(&outcomes), [Some(kept as i64 + 1)], "{outcomes:?}");
     }
     are_known(&f, chat, 0..11).await;
+    // Another sender's now.
+    sqlx::query("UPDATE messages SET sender_id = 'other' WHERE sequence = 3").execute(&mut beside).await.unwrap();
+    assert_eq!(sequences(&f.append(&[message(chat, "owner", "2", "text")]).await), [Some(12)]);
+}
+
+#[tokio::test]
+async fn rows_that_no_client_can_have_sent_hold_up_nobody_and_ids_are_found_anew_from_the_messages() {
+    let f = sqlite_fixture().await;
+    let chat = f.chat(&[]).await;
+    append_numbered(&f, chat, 0..10).await;
+    let mut beside = beside(&f).await;
+    for odd in ["x'00', 1, 'u', 'id'", "'a text', 1, 'u', 'id'", "zeroblob(16), 1, x'ff', 'id'", "zeroblob(16), 2, 'u', x'ff'"] {
+        let insert = sqlx::AssertSqlSafe(format!(
+            "INSERT INTO messages (chat_id, sequence, sender_id, client_message_id, text, created_at) VALUES ({odd}, 'text', 1)"
+        ));
+        sqlx::query(insert).execute(&mut beside).await.unwrap();
+    }
+    // Imported twice, under other numbers.
+    for shift in [10, 10_010] {
+        sqlx::query(
+            "WITH RECURSIVE n (n) AS (SELECT 10 UNION ALL SELECT n + 1 FROM n WHERE n < 10009)
+             INSERT INTO messages (chat_id, sequence, sender_id, client_message_id, text, created_at) SELECT ?1, n - 9 + ?2, 'owner', n, 'text', 1 FROM n",
+        )
+        .bind(chat.as_uuid())
+        .bind(shift)
+        .execute(&mut beside)
+        .await
+        .unwrap();
+    }
+    are_known(&f, chat, (0..10_010).step_by(101)).await;
+    // As after a repair that has lost them.
+    for table in ["message_ids", "message_ids_end"] {
+        sqlx::query(sqlx::AssertSqlSafe(format!("DELETE FROM {table}"))).execute(&mut beside).await.unwrap();
+    }
+    f.forget_lane().await;
+    are_known(&f, chat, (0..10).chain([10_009])).await;
+    assert_eq!(sequences(&f.append(&[message(chat, "owner", "new", "text")]).await), [Some(20_011)]);
 }
 
 #[tokio::test]

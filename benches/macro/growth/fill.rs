@@ -138,7 +138,7 @@ async fn fill_sqlite(file: &std::path::Path, size: Size) -> Done<()> {
              INSERT INTO messages (chat_id, sequence, sender_id, client_message_id, text, created_at)
              SELECT unhex(printf('00000000000070008000%012x', n)), s, 'user' || (n % ?4), 'filled-' || s,
                     'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx', 1
-             FROM c CROSS JOIN m",
+             FROM m CROSS JOIN c",
         )
         .bind(from)
         .bind(to)

@@ -185,6 +185,7 @@ impl ChatRepository for SqliteStore {
             let mut removed = 0;
             for statement in [
                 "DELETE FROM messages WHERE position IN (SELECT position FROM messages WHERE chat_id = ?1 ORDER BY sequence LIMIT ?2)",
+                "DELETE FROM message_ids WHERE chat_id = ?1 AND (sender_id, client_message_id) IN (SELECT sender_id, client_message_id FROM message_ids WHERE chat_id = ?1 LIMIT ?2)",
                 "DELETE FROM chat_members WHERE chat_id = ?1 AND user_id IN (SELECT user_id FROM chat_members WHERE chat_id = ?1 LIMIT ?2)",
                 "DELETE FROM chats WHERE id = ?1 AND ?2 > 0",
             ] {

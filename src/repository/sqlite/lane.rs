@@ -9,28 +9,28 @@ use async_trait::async_trait;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::checkpoint::{self, Checkpoints};
-use super::recent::{self, Recent};
+use super::message_ids::{self, MessageIds};
 use super::{BUSY_TIMEOUT, PRAGMAS, Writer};
 use crate::model::{AppendOutcome, ChatId, ChatRole, Clock, NewMessage, SystemClock, Timestamp, UserId, access};
 use crate::repository::{AppendLane, Result, StoreError, bounded, role};
 
-/// 4 MiB of the file in memory: behind a page that was split a commit looks through all of them.
+/// 4 MiB of the file in memory. More costs each commit behind the split of a page: SQLite then looks through all pages that are there.
 const CACHE_SIZE: i64 = -4096;
+/// Chats, and members, that are kept in memory; one more, and it begins anew.
+const CACHED_MAX: usize = 16_384;
 
 pub(super) struct SqliteLane {
     path: PathBuf,
     /// Held while the lane writes, so that the store's own writer and this one never wait for the file's lock.
     writer: Writer,
-    /// `None`: not opened yet, or its transaction could not be ended.
-    connection: Option<Connection>,
-    /// `None`: not read yet, or a batch failed that had changed it.
-    known: Option<Known>,
+    /// `None`: what was opened failed.
+    opened: Option<Opened>,
     checkpoints: Checkpoints,
 }
 
 impl SqliteLane {
-    pub fn new(path: PathBuf, writer: Writer) -> Self {
-        Self { checkpoints: Checkpoints::start(path.clone()), path, writer, connection: None, known: None }
+    pub fn new(path: PathBuf, writer: Writer, opened: Option<Opened>) -> Self {
+        Self { checkpoints: Checkpoints::start(path.clone()), path, writer, opened }
     }
 }
 
@@ -44,23 +44,23 @@ impl AppendLane for SqliteLane {
         // Nothing has been asked of the store yet.
         let locked = bounded(async { Ok(self.writer.lock().await) }).await;
         let _writer = locked.map_err(|_| StoreError::Undone(sqlx::Error::PoolTimedOut))?;
-        let mut connection = match self.connection.take() {
-            Some(connection) => {
-                // Not behind the last commit, whose messages are told first.
-                self.checkpoints.proceed(&connection);
-                connection
+        for _ in 0..2 {
+            let mut opened = match self.opened.take() {
+                Some(opened) => {
+                    // Not behind the last commit, whose messages are told first.
+                    self.checkpoints.proceed(&opened.connection);
+                    opened
+                }
+                None => Opened::open(&self.path).map_err(StoreError::before_commit)?,
+            };
+            let appended = opened.append(batch);
+            // One with an open transaction is closed: that ends it.
+            self.opened = Some(opened).filter(|opened| opened.connection.is_autocommit() && opened.cache.holds);
+            if let Some(outcomes) = appended? {
+                return Ok(outcomes);
             }
-            None => {
-                let opened = open_for_appends(&self.path).map_err(|error| StoreError::from(error).before_commit())?;
-                checkpoint::watch(&opened);
-                self.known = None;
-                opened
-            }
-        };
-        let appended = append(&mut connection, &mut self.known, batch);
-        // One with an open transaction is closed: that ends it.
-        self.connection = Some(connection).filter(Connection::is_autocommit);
-        appended
+        }
+        Err(StoreError::Undone(sqlx::Error::Protocol("a program beside the server stores too many messages".to_owned())))
     }
 }
 
@@ -74,23 +74,22 @@ pub(super) fn open(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-fn open_for_appends(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = open(path)?;
-    connection.pragma_update(None, "cache_size", CACHE_SIZE)?;
-    Ok(connection)
+/// The lane's connection, and what it knows of the file.
+pub(super) struct Opened {
+    connection: Connection,
+    cache: Cache,
 }
 
-/// What was read stays true until another connection commits, and what was written if this one does.
-struct Known {
+/// What was read, true until another connection commits; and what was stored, if that is committed.
+struct Cache {
+    /// False: what it holds may not be what the file has.
+    holds: bool,
     /// The database's version, which other connections' commits change; `None`: not looked at yet.
     version: Option<i64>,
-    recent: Recent,
+    ids: MessageIds,
     chats: HashMap<ChatId, ChatState>,
     roles: HashMap<(ChatId, UserId), Option<ChatRole>>,
 }
-
-/// Chats, and members, that are kept; one more, and it begins anew.
-const KNOWN_MAX: usize = 16_384;
 
 /// Where a chat's numbering stands.
 #[derive(Clone, Copy)]
@@ -99,13 +98,39 @@ struct ChatState {
     last_message_at: Timestamp,
 }
 
-impl Known {
-    fn open(connection: &mut Connection) -> Result<Self> {
-        Ok(Self { version: None, recent: Recent::open(connection)?, chats: HashMap::new(), roles: HashMap::new() })
+impl Opened {
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut connection = open(path)?;
+        connection.pragma_update(None, "cache_size", CACHE_SIZE)?;
+        let ids = MessageIds::open(&mut connection)?;
+        // Not before: what it has to write, commits move themselves.
+        checkpoint::watch(&connection);
+        Ok(Self { connection, cache: Cache { holds: true, version: None, ids, chats: HashMap::new(), roles: HashMap::new() } })
     }
 
-    /// Forgets and reads what others have changed; false: more than can be read here.
-    fn bring_up_to_date(&mut self, tx: &Transaction<'_>) -> Result<bool> {
+    /// Of what fails only a commit may have happened: whatever ends the transaction before undoes it. `None`: others have stored more than can be read
+    /// here, and nothing is appended.
+    fn append(&mut self, batch: &[NewMessage]) -> Result<Option<Vec<AppendOutcome>>> {
+        let Self { connection, cache } = self;
+        let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(StoreError::from);
+        let tx = begun.map_err(StoreError::before_commit)?;
+        cache.holds = false;
+        if !cache.refresh(&tx).map_err(StoreError::before_commit)? {
+            return Ok(None);
+        }
+        let outcomes = place_all(&tx, cache, batch).map_err(StoreError::before_commit)?;
+        if outcomes.iter().any(is_stored) {
+            // Whatever it says: the log may have it.
+            tx.commit().map_err(|error| StoreError::Unavailable(sqlx::Error::AnyDriverError(error.into())))?;
+        }
+        cache.holds = true;
+        Ok(Some(outcomes))
+    }
+}
+
+impl Cache {
+    /// Forgets what others may have changed, and reads what they have stored; false: it is too much.
+    fn refresh(&mut self, tx: &Transaction<'_>) -> Result<bool> {
         let version = Some(tx.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?);
         if self.version == version {
             return Ok(true);
@@ -113,67 +138,50 @@ impl Known {
         self.version = version;
         self.chats.clear();
         self.roles.clear();
-        self.recent.read_on(tx)
+        self.ids.read_on(tx)
     }
 }
 
-/// Of what fails only a commit may have happened: whatever ends the transaction before undoes it.
-fn append(connection: &mut Connection, kept: &mut Option<Known>, batch: &[NewMessage]) -> Result<Vec<AppendOutcome>> {
-    loop {
-        let known = match kept.take() {
-            Some(known) => Ok(known),
-            None => Known::open(connection),
-        };
-        let mut known = known.map_err(StoreError::before_commit)?;
-        let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(StoreError::from);
-        let tx = begun.map_err(StoreError::before_commit)?;
-        if !known.bring_up_to_date(&tx).map_err(StoreError::before_commit)? {
-            continue;
-        }
-        let outcomes = place_all(&tx, &mut known, batch).map_err(StoreError::before_commit)?;
-        if outcomes.iter().any(|outcome| matches!(outcome, AppendOutcome::Stored { .. })) {
-            // Whatever it says: the log may have it.
-            tx.commit().map_err(|error| StoreError::Unavailable(sqlx::Error::AnyDriverError(error.into())))?;
-        }
-        *kept = Some(known);
-        return Ok(outcomes);
-    }
+fn is_stored(outcome: &AppendOutcome) -> bool {
+    matches!(outcome, AppendOutcome::Stored { .. })
 }
 
-fn place_all(tx: &Transaction<'_>, known: &mut Known, batch: &[NewMessage]) -> Result<Vec<AppendOutcome>> {
+fn place_all(tx: &Transaction<'_>, cache: &mut Cache, batch: &[NewMessage]) -> Result<Vec<AppendOutcome>> {
     let now = SystemClock.now();
-    let mut placing = Placing::begin(tx, known)?;
+    let mut placing = Placing::begin(tx, cache)?;
     let mut outcomes = Vec::with_capacity(batch.len());
     for message in batch {
         outcomes.push(placing.place(message, now)?);
     }
-    let stored = outcomes.iter().filter(|outcome| matches!(outcome, AppendOutcome::Stored { .. })).count();
-    placing.known.recent.move_ids(tx, stored)?;
+    placing.cache.ids.flush(tx, outcomes.iter().filter(|outcome| is_stored(outcome)).count())?;
     Ok(outcomes)
 }
 
 struct Placing<'a> {
     tx: &'a Transaction<'a>,
-    known: &'a mut Known,
+    cache: &'a mut Cache,
     stored: CachedStatement<'a>,
     insert: CachedStatement<'a>,
 }
 
 impl<'a> Placing<'a> {
-    fn begin(tx: &'a Transaction<'_>, known: &'a mut Known) -> Result<Self> {
+    fn begin(tx: &'a Transaction<'_>, cache: &'a mut Cache) -> Result<Self> {
         Ok(Self {
             tx,
-            known,
-            stored: tx.prepare_cached("SELECT sequence, created_at, text = ? FROM messages WHERE position = ?")?,
+            cache,
+            stored: tx.prepare_cached(
+                "SELECT sequence, created_at, text = ? FROM messages
+                 WHERE position = ? AND chat_id = ? AND sender_id = ? AND client_message_id = ?",
+            )?,
             insert: tx.prepare_cached(
-                "INSERT INTO messages (chat_id, sequence, sender_id, client_message_id, text, created_at) VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO messages (position, chat_id, sequence, sender_id, client_message_id, text, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
             )?,
         })
     }
 
     /// `None`: there is no such chat.
     fn chat(&mut self, id: ChatId) -> Result<Option<ChatState>> {
-        if let Some(chat) = self.known.chats.get(&id) {
+        if let Some(chat) = self.cache.chats.get(&id) {
             return Ok(Some(*chat));
         }
         // By its newest message, where it has one.
@@ -186,35 +194,35 @@ impl<'a> Placing<'a> {
         });
         let chat = chat.optional()?;
         if let Some(chat) = chat {
-            keep(&mut self.known.chats, id, chat);
+            insert_bounded(&mut self.cache.chats, id, chat);
         }
         Ok(chat)
     }
 
     fn role(&mut self, message: &NewMessage) -> Result<Option<ChatRole>> {
         let key = (message.chat_id, message.sender.user_id.clone());
-        if let Some(role) = self.known.roles.get(&key) {
+        if let Some(role) = self.cache.roles.get(&key) {
             return Ok(*role);
         }
         let mut statement = self.tx.prepare_cached("SELECT role FROM chat_members WHERE chat_id = ? AND user_id = ?")?;
         let found = statement.query_row((key.0.as_uuid().as_bytes(), key.1.as_str()), |row| row.get(0)).optional()?;
         let role = found.map(role).transpose()?;
-        keep(&mut self.known.roles, key, role);
+        insert_bounded(&mut self.cache.roles, key, role);
         Ok(role)
     }
 
     /// What was stored before comes before membership, and membership before the next number.
     fn place(&mut self, message: &NewMessage, now: Timestamp) -> Result<AppendOutcome> {
         let Some(chat) = self.chat(message.chat_id)? else { return Ok(AppendOutcome::NotFound) };
-        let key = recent::key(message);
-        if let Some(position) = self.known.recent.find(self.tx, &key)? {
-            let before = self
-                .stored
-                .query_row(params![message.text, position], |row| Ok((row.get(0)?, Timestamp::from_micros(row.get(1)?), row.get(2)?)));
+        let key = message_ids::key(message);
+        if let Some(position) = self.cache.ids.find(self.tx, &key)? {
+            let (chat_id, sender, id) = (message.chat_id.as_uuid(), message.sender.user_id.as_str(), &message.client_message_id);
+            let named = params![message.text, position, chat_id.as_bytes(), sender, id];
+            let before = self.stored.query_row(named, |row| Ok((row.get(0)?, Timestamp::from_micros(row.get(1)?), row.get(2)?)));
             match before.optional()? {
                 Some((sequence, created_at, true)) => return Ok(AppendOutcome::Duplicate { sequence, created_at }),
                 Some((_, _, false)) => return Ok(AppendOutcome::Conflict),
-                // Somebody has removed it by hand.
+                // It was removed or changed by hand.
                 None => {}
             }
         }
@@ -223,7 +231,9 @@ impl<'a> Placing<'a> {
             return Ok(if role.is_some() { AppendOutcome::Denied } else { AppendOutcome::NotFound });
         }
         let (sequence, created_at) = (chat.last_sequence + 1, now.max(chat.last_message_at));
+        let position = self.cache.ids.next_position();
         self.insert.execute(params![
+            position,
             message.chat_id.as_uuid().as_bytes(),
             sequence,
             message.sender.user_id.as_str(),
@@ -231,17 +241,17 @@ impl<'a> Placing<'a> {
             message.text,
             created_at.as_micros()
         ])?;
-        self.known.recent.add(key, self.tx.last_insert_rowid());
-        self.known.chats.insert(message.chat_id, ChatState { last_sequence: sequence, last_message_at: created_at });
+        self.cache.ids.add(key);
+        self.cache.chats.insert(message.chat_id, ChatState { last_sequence: sequence, last_message_at: created_at });
         Ok(AppendOutcome::Stored { sequence, created_at })
     }
 }
 
-fn keep<K: Eq + Hash, V>(kept: &mut HashMap<K, V>, key: K, value: V) {
-    if kept.len() == KNOWN_MAX {
-        kept.clear();
+fn insert_bounded<K: Eq + Hash, V>(cache: &mut HashMap<K, V>, key: K, value: V) {
+    if cache.len() == CACHED_MAX {
+        cache.clear();
     }
-    kept.insert(key, value);
+    cache.insert(key, value);
 }
 
 #[cfg(test)]
@@ -265,24 +275,26 @@ mod tests {
             |number: usize| NewMessage { chat_id, sender: sender.clone(), client_message_id: number.to_string(), text: "x".repeat(4_096) };
         let batch: Vec<NewMessage> = (0..16).map(message).collect();
 
-        let mut lane = open(&path).unwrap();
-        lane.busy_timeout(Duration::ZERO).unwrap();
+        let mut lane = Opened::open(&path).unwrap();
+        lane.connection.busy_timeout(Duration::ZERO).unwrap();
         let writing = other.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
-        let busy = append(&mut lane, &mut None, &batch).unwrap_err();
+        let busy = lane.append(&batch).unwrap_err();
         drop(writing);
-        let mut only_reads = open(&path).unwrap();
-        only_reads.pragma_update(None, "query_only", "on").unwrap();
-        let read_only = append(&mut only_reads, &mut None, &batch).unwrap_err();
-        let mut full = open(&path).unwrap();
+        assert!(lane.cache.holds, "nothing was begun");
+        let mut only_reads = Opened::open(&path).unwrap();
+        only_reads.connection.pragma_update(None, "query_only", "on").unwrap();
+        let read_only = only_reads.append(&batch).unwrap_err();
+        let mut full = Opened::open(&path).unwrap();
         // The file may not grow any more.
-        full.pragma_update_and_check(None, "max_page_count", 1, |_| Ok(())).unwrap();
-        let no_room = append(&mut full, &mut None, &batch).unwrap_err();
+        full.connection.pragma_update_and_check(None, "max_page_count", 1, |_| Ok(())).unwrap();
+        let no_room = full.append(&batch).unwrap_err();
         for error in [busy, read_only, no_room] {
             assert!(matches!(error, StoreError::Undone(_)), "{error:?}");
         }
-        assert!(full.is_autocommit(), "the connection is free for the next batch");
+        assert!(full.connection.is_autocommit(), "the connection is free for the next batch");
+        assert!(!full.cache.holds, "what it has of the batch isn't there");
 
-        let outcomes = append(&mut lane, &mut None, &batch).unwrap();
+        let outcomes = lane.append(&batch).unwrap().unwrap();
         assert!(matches!(outcomes[0], AppendOutcome::Stored { sequence: 1, .. }), "{outcomes:?}");
     }
 }

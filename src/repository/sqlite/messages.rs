@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use super::lane::SqliteLane;
+use super::lane::{Opened, SqliteLane};
 use super::{SqliteStore, checkpoint, timestamp, user_id};
 use crate::model::message::MESSAGE_OVERHEAD_BYTES;
 use crate::model::{Bound, ChatId, Message, Page, PageQuery};
@@ -49,14 +49,19 @@ impl MessageRepository for SqliteStore {
     }
 
     async fn open_lane(&self) -> Result<Box<dyn AppendLane>> {
-        {
+        let opened = {
             let (path, _writer) = (self.path.clone(), self.writer.lock().await);
+            let open = move || {
+                if let Err(error) = checkpoint::make_room(&path) {
+                    tracing::warn!(error = %error, "the write-ahead log could not be given its room; messages take longer to store until it has grown");
+                }
+                // Not left to the first message. Where it fails, that one tries again, and tells why.
+                Opened::open(&path).ok()
+            };
             // A panic is logged by its hook.
-            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || checkpoint::make_room(&path)).await {
-                tracing::warn!(error = %error, "the write-ahead log could not be given its room; messages take longer to store until it has grown");
-            }
-        }
-        Ok(Box::new(SqliteLane::new(self.path.clone(), self.writer.clone())))
+            tokio::task::spawn_blocking(open).await.ok().flatten()
+        };
+        Ok(Box::new(SqliteLane::new(self.path.clone(), self.writer.clone(), opened)))
     }
 
     async fn page(&self, query: &PageQuery) -> Result<Option<Page>> {

@@ -3,8 +3,8 @@
 mod chats;
 mod checkpoint;
 mod lane;
+mod message_ids;
 mod messages;
-mod recent;
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
