@@ -3,7 +3,8 @@
 //!
 //! What every implementation promises:
 //! - **Every write to a chat takes the chat's row lock first** and reads only in later statements, so that it sees
-//!   all that was committed before it (SQLite: `BEGIN IMMEDIATE`, one writer).
+//!   all that was committed before it (SQLite: `BEGIN IMMEDIATE`, one writer; what its lane has in memory it trusts within the transaction, if no
+//!   other connection has committed since).
 //! - **A write that has returned `Ok` is durable** (PostgreSQL: `synchronous_commit=on`; SQLite: WAL with
 //!   `synchronous=FULL`).
 //! - **A deleted chat is not there**: no method but [`ChatRepository::purge_deleted`] sees it.
