@@ -9,7 +9,7 @@
 DROP VIEW live_chats;
 
 CREATE TABLE messages_arrived (
-    -- The server counts on from the newest. Whoever puts rows in by hand leaves it out.
+    -- The server counts on from the newest. Whoever puts rows in by hand leaves it out, and empties the two tables below.
     position          INTEGER NOT NULL PRIMARY KEY,
     chat_id           BLOB    NOT NULL,
     sequence          INTEGER NOT NULL,
