@@ -10,7 +10,8 @@ use chat_service::model::{
 use chat_service::repository::postgres::{PostgresOptions, PostgresStore};
 use chat_service::repository::sqlite::{SqliteOptions, SqliteStore};
 use chat_service::repository::{AppendLane, ChatRepository, CreateOutcome, MessageRepository, StoreError};
-use sqlx::Connection;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions, Connection};
 use tokio::sync::Mutex;
 
 use crate::common::new_database;
@@ -102,11 +103,15 @@ impl Fixture {
         (page.messages.iter().map(|m| m.sequence).collect(), page.has_more)
     }
 
+    /// SQLite's file, for a program beside the server.
+    pub async fn beside(&self) -> SqliteConnection {
+        SqliteConnectOptions::new().filename(&self.place).connect().await.unwrap()
+    }
+
     /// Puts the chat's newest message at a time, as a server whose clock runs ahead does.
     pub async fn set_last_message_at(&self, chat_id: ChatId, secs: u32) {
         if self.folder.is_some() {
-            let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&self.place);
-            let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+            let mut connection = self.beside().await;
             let update = "UPDATE messages SET created_at = ?1
                           WHERE chat_id = ?2 AND sequence = (SELECT last_sequence FROM live_chats WHERE id = ?2)";
             let update = sqlx::query(update).bind(i64::from(secs) * 1_000_000).bind(chat_id.as_uuid());

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use chat_service::model::{AppendOutcome, ChatId, Timestamp};
+use chat_service::model::{AppendOutcome, Bound, ChatId, Timestamp};
 use chat_service::repository::sqlite::{self, SqliteOptions, SqliteStore};
 use chat_service::repository::{ChatRepository, MessageRepository, SchemaError};
 use sqlx::migrate::Migrator;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::sqlite::SqliteConnection;
 use sqlx::{ConnectOptions, Connection};
 
 use crate::fixture::{Fixture, message, sequences, sqlite_fixture, user};
@@ -99,11 +99,6 @@ const TOO_MANY: usize = 60_000;
 /// How many messages a batch has here.
 const BATCH: usize = 500;
 
-/// The file, for a program beside the server.
-async fn beside(f: &Fixture) -> SqliteConnection {
-    SqliteConnectOptions::new().filename(&f.place).connect().await.unwrap()
-}
-
 async fn count(connection: &mut SqliteConnection, table: &str, chat: ChatId) -> i64 {
     let statement = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table} WHERE chat_id = ?"));
     sqlx::query_scalar(statement).bind(chat.as_uuid()).fetch_one(connection).await.unwrap()
@@ -115,6 +110,15 @@ async fn append_numbered(f: &Fixture, chat: ChatId, numbers: std::ops::Range<usi
         let batch: Vec<_> = (from..numbers.end.min(from + BATCH)).map(|n| message(chat, "owner", &n.to_string(), "text")).collect();
         assert!(f.append(&batch).await.iter().all(|outcome| matches!(outcome, AppendOutcome::Stored { .. })));
     }
+}
+
+/// Has another program store messages whose ids are these numbers, each that far before its sequence.
+async fn import_numbered(beside: &mut SqliteConnection, chat: ChatId, numbers: std::ops::Range<usize>, shift: i64) {
+    let insert = "WITH RECURSIVE n (n) AS (SELECT ?2 UNION ALL SELECT n + 1 FROM n WHERE n + 1 < ?3)
+                  INSERT INTO messages (chat_id, sequence, sender_id, client_message_id, text, created_at)
+                  SELECT ?1, n + ?4, 'owner', n, 'text', 1 FROM n";
+    let insert = sqlx::query(insert).bind(chat.as_uuid()).bind(numbers.start as i64).bind(numbers.end as i64).bind(shift);
+    insert.execute(beside).await.unwrap();
 }
 
 /// Whether numbers that were appended first and in order are known, with their texts.
@@ -132,14 +136,14 @@ async fn a_retry_is_found_wherever_its_id_is_kept() {
     let f = sqlite_fixture().await;
     let chat = f.chat(&[]).await;
     append_numbered(&f, chat, 0..MANY).await;
-    let in_table = count(&mut beside(&f).await, "message_ids", chat).await;
+    let in_table = count(&mut f.beside().await, "message_ids", chat).await;
     assert!(in_table > 8_000 && (in_table as usize) < MANY, "some are in the table, some on their way, some wait: {in_table}");
     are_known(&f, chat, (0..MANY).step_by(37)).await;
     // As after a crash: nothing of the memory is left.
     f.forget_lane().await;
     are_known(&f, chat, (0..MANY).step_by(37)).await;
     append_numbered(&f, chat, MANY..MANY + BATCH).await;
-    assert_eq!(f.page(chat, chat_service::model::Bound::Latest, 1).await.0, [(MANY + BATCH) as i64]);
+    assert_eq!(f.page(chat, Bound::Latest, 1).await.0, [(MANY + BATCH) as i64]);
 }
 
 #[tokio::test]
@@ -147,18 +151,9 @@ async fn what_a_program_beside_the_server_stores_is_known_and_what_it_removes_is
     let f = sqlite_fixture().await;
     let chat = f.chat(&[]).await;
     append_numbered(&f, chat, 0..3).await;
-    let mut beside = beside(&f).await;
+    let mut beside = f.beside().await;
     for (from, to) in [(3, 5), (5, MANY), (MANY, TOO_MANY)] {
-        sqlx::query(
-            "WITH RECURSIVE n (n) AS (SELECT ?2 UNION ALL SELECT n + 1 FROM n WHERE n + 1 < ?3)
-             INSERT INTO messages (chat_id, sequence, sender_id, client_message_id, text, created_at) SELECT ?1, n + 1, 'owner', n, 'text', 1 FROM n",
-        )
-        .bind(chat.as_uuid())
-        .bind(from as i64)
-        .bind(to as i64)
-        .execute(&mut beside)
-        .await
-        .unwrap();
+        import_numbered(&mut beside, chat, from..to, 1).await;
         are_known(&f, chat, (0..to).step_by(101).chain([to - 1])).await;
     }
     append_numbered(&f, chat, TOO_MANY..TOO_MANY + 2).await;
@@ -179,7 +174,7 @@ async fn rows_that_no_client_can_have_sent_hold_up_nobody_and_ids_are_found_anew
     let f = sqlite_fixture().await;
     let chat = f.chat(&[]).await;
     append_numbered(&f, chat, 0..10).await;
-    let mut beside = beside(&f).await;
+    let mut beside = f.beside().await;
     for odd in ["x'00', 1, 'u', 'id'", "'a text', 1, 'u', 'id'", "zeroblob(16), 1, x'ff', 'id'", "zeroblob(16), 2, 'u', x'ff'"] {
         let insert = sqlx::AssertSqlSafe(format!(
             "INSERT INTO messages (chat_id, sequence, sender_id, client_message_id, text, created_at) VALUES ({odd}, 'text', 1)"
@@ -187,16 +182,8 @@ async fn rows_that_no_client_can_have_sent_hold_up_nobody_and_ids_are_found_anew
         sqlx::query(insert).execute(&mut beside).await.unwrap();
     }
     // Imported twice, under other numbers.
-    for shift in [10, 10_010] {
-        sqlx::query(
-            "WITH RECURSIVE n (n) AS (SELECT 10 UNION ALL SELECT n + 1 FROM n WHERE n < 10009)
-             INSERT INTO messages (chat_id, sequence, sender_id, client_message_id, text, created_at) SELECT ?1, n - 9 + ?2, 'owner', n, 'text', 1 FROM n",
-        )
-        .bind(chat.as_uuid())
-        .bind(shift)
-        .execute(&mut beside)
-        .await
-        .unwrap();
+    for shift in [1, 10_001] {
+        import_numbered(&mut beside, chat, 10..10_010, shift).await;
     }
     are_known(&f, chat, 0..10).await;
     let twice: Vec<_> = [10, 5_000, 10_009].map(|number: usize| message(chat, "owner", &number.to_string(), "text")).into();
@@ -219,7 +206,7 @@ async fn of_a_chat_that_is_purged_no_ids_are_left_also_where_they_were_on_their_
     f.chats.delete(chat, &user("owner"), Timestamp::from_micros(2), &|_| Ok(())).await.unwrap().unwrap();
     f.chats.purge_deleted(500).await.unwrap();
     append_numbered(&f, other, 0..BATCH).await;
-    let mut beside = beside(&f).await;
+    let mut beside = f.beside().await;
     assert!(count(&mut beside, "message_ids", chat).await > 0, "what isn't purged yet is moved");
     while f.chats.purge_deleted(1_000).await.unwrap() > 0 {}
     append_numbered(&f, other, BATCH..MANY).await;

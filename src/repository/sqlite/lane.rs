@@ -160,23 +160,15 @@ fn place_all(tx: &Transaction<'_>, cache: &mut Cache, batch: &[NewMessage]) -> R
 struct Placing<'a> {
     tx: &'a Transaction<'a>,
     cache: &'a mut Cache,
-    stored: CachedStatement<'a>,
     insert: CachedStatement<'a>,
 }
 
 impl<'a> Placing<'a> {
     fn begin(tx: &'a Transaction<'_>, cache: &'a mut Cache) -> Result<Self> {
-        Ok(Self {
-            tx,
-            cache,
-            stored: tx.prepare_cached(
-                "SELECT sequence, created_at, text = ? FROM messages
-                 WHERE position = ? AND chat_id = ? AND sender_id = ? AND client_message_id = ?",
-            )?,
-            insert: tx.prepare_cached(
-                "INSERT INTO messages (position, chat_id, sequence, sender_id, client_message_id, text, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            )?,
-        })
+        let insert = tx.prepare_cached(
+            "INSERT INTO messages (position, chat_id, sequence, sender_id, client_message_id, text, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        )?;
+        Ok(Self { tx, cache, insert })
     }
 
     /// `None`: there is no such chat.
@@ -218,7 +210,11 @@ impl<'a> Placing<'a> {
         if let Some(position) = self.cache.ids.find(self.tx, &key)? {
             let (chat_id, sender, id) = (message.chat_id.as_uuid(), message.sender.user_id.as_str(), &message.client_message_id);
             let named = params![message.text, position, chat_id.as_bytes(), sender, id];
-            let before = self.stored.query_row(named, |row| Ok((row.get(0)?, Timestamp::from_micros(row.get(1)?), row.get(2)?)));
+            let mut statement = self.tx.prepare_cached(
+                "SELECT sequence, created_at, text = ? FROM messages
+                 WHERE position = ? AND chat_id = ? AND sender_id = ? AND client_message_id = ?",
+            )?;
+            let before = statement.query_row(named, |row| Ok((row.get(0)?, Timestamp::from_micros(row.get(1)?), row.get(2)?)));
             match before.optional()? {
                 Some((sequence, created_at, true)) => return Ok(AppendOutcome::Duplicate { sequence, created_at }),
                 Some((_, _, false)) => return Ok(AppendOutcome::Conflict),
@@ -231,7 +227,7 @@ impl<'a> Placing<'a> {
             return Ok(if role.is_some() { AppendOutcome::Denied } else { AppendOutcome::NotFound });
         }
         let (sequence, created_at) = (chat.last_sequence + 1, now.max(chat.last_message_at));
-        let position = self.cache.ids.next_position();
+        let position = self.cache.ids.add(key);
         self.insert.execute(params![
             position,
             message.chat_id.as_uuid().as_bytes(),
@@ -241,7 +237,6 @@ impl<'a> Placing<'a> {
             message.text,
             created_at.as_micros()
         ])?;
-        self.cache.ids.add(key);
         self.cache.chats.insert(message.chat_id, ChatState { last_sequence: sequence, last_message_at: created_at });
         Ok(AppendOutcome::Stored { sequence, created_at })
     }
@@ -260,14 +255,13 @@ mod tests {
 
     use super::*;
     use crate::model::{Sender, SystemRole, UserId};
-    use crate::repository::sqlite::{SqliteOptions, SqliteStore};
+    use crate::repository::sqlite::new_store;
 
     #[tokio::test]
     async fn what_fails_before_the_commit_is_surely_not_stored() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("chat.db");
-        let _store = SqliteStore::open(&SqliteOptions { path: path.clone(), read_connections: 1 }, true).await.unwrap();
-        let (chat_id, mut other) = (ChatId::generate(), open(&path).unwrap());
+        let (_folder, store) = new_store().await;
+        let path = &store.path;
+        let (chat_id, mut other) = (ChatId::generate(), open(path).unwrap());
         let chat = "INSERT INTO chats (id, title, created_by, created_at) VALUES (?, 't', 'u', 1)";
         other.execute(chat, [chat_id.as_uuid().as_bytes()]).unwrap();
         let sender = Sender { user_id: UserId::new("backend"), role: SystemRole::Service };
@@ -275,16 +269,16 @@ mod tests {
             |number: usize| NewMessage { chat_id, sender: sender.clone(), client_message_id: number.to_string(), text: "x".repeat(4_096) };
         let batch: Vec<NewMessage> = (0..16).map(message).collect();
 
-        let mut lane = Opened::open(&path).unwrap();
+        let mut lane = Opened::open(path).unwrap();
         lane.connection.busy_timeout(Duration::ZERO).unwrap();
         let writing = other.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
         let busy = lane.append(&batch).unwrap_err();
         drop(writing);
         assert!(lane.cache.holds, "nothing was begun");
-        let mut only_reads = Opened::open(&path).unwrap();
+        let mut only_reads = Opened::open(path).unwrap();
         only_reads.connection.pragma_update(None, "query_only", "on").unwrap();
         let read_only = only_reads.append(&batch).unwrap_err();
-        let mut full = Opened::open(&path).unwrap();
+        let mut full = Opened::open(path).unwrap();
         // The file may not grow any more.
         full.connection.pragma_update_and_check(None, "max_page_count", 1, |_| Ok(())).unwrap();
         let no_room = full.append(&batch).unwrap_err();

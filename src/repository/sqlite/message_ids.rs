@@ -28,7 +28,7 @@ type Key = (ChatId, UserId, String);
 
 /// What it was told of must be committed: where that fails it is read anew.
 pub(super) struct MessageIds {
-    /// Of the newest message that is known here. Given on from here, never twice.
+    /// Of the newest message that is known here; the next one goes behind it.
     position: i64,
     pending: HashMap<Key, i64>,
     /// On their way to the table, which behind the last of them is complete up to a position.
@@ -93,15 +93,11 @@ impl MessageIds {
         Ok(statement.query_row((chat_id.as_uuid().as_bytes(), sender.as_str(), id), |row| row.get(0)).optional()?)
     }
 
-    /// Where the next message goes.
-    pub fn next_position(&self) -> i64 {
-        self.position + 1
-    }
-
-    /// A message was stored there.
-    pub fn add(&mut self, key: Key) {
+    /// Adds a message's key; where the message goes.
+    pub fn add(&mut self, key: Key) -> i64 {
         self.position += 1;
         self.pending.insert(key, self.position);
+        self.position
     }
 
     /// Flushes ids for so many messages that were stored.
@@ -149,15 +145,13 @@ fn set_end(tx: &Transaction<'_>, position: i64) -> Result<()> {
 mod tests {
     use super::*;
     use crate::repository::sqlite::lane::open;
-    use crate::repository::sqlite::{SqliteOptions, SqliteStore};
+    use crate::repository::sqlite::new_store;
 
     /// A server that is started again and again before what it read at its start is flushed.
     #[tokio::test]
     async fn however_often_a_server_is_started_anew_there_is_no_more_to_read_than_it_may() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("chat.db");
-        drop(SqliteStore::open(&SqliteOptions { path: path.clone(), read_connections: 1 }, true).await.unwrap());
-        let mut connection = open(&path).unwrap();
+        let (_folder, store) = new_store().await;
+        let mut connection = open(&store.path).unwrap();
         connection.pragma_update(None, "synchronous", "off").unwrap();
         let chat_id = ChatId::generate();
         let mut stored = 0_i64;
@@ -172,9 +166,9 @@ mod tests {
                 for _ in 0..256 {
                     let id = stored.to_string();
                     stored += 1;
-                    let row = (ids.next_position(), chat.as_bytes(), stored, &id);
+                    let position = ids.add((chat_id, UserId::new("u"), id.clone()));
+                    let row = (position, chat.as_bytes(), stored, id);
                     tx.prepare_cached("INSERT INTO messages VALUES (?, ?, ?, 'u', ?, 'text', 1)").unwrap().execute(row).unwrap();
-                    ids.add((chat_id, UserId::new("u"), id));
                 }
                 ids.flush(&tx, 256).unwrap();
                 tx.commit().unwrap();

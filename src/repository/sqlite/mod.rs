@@ -181,15 +181,22 @@ fn hex_ids(ids: impl Iterator<Item = ChatId>) -> String {
     out
 }
 
+/// A store with nothing in it; it goes with the folder.
+#[cfg(test)]
+async fn new_store() -> (tempfile::TempDir, SqliteStore) {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SqliteOptions { path: folder.path().join("chat.db"), read_connections: 1 };
+    let store = SqliteStore::open(&options, true).await.unwrap();
+    (folder, store)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[tokio::test]
     async fn a_transaction_that_sqlite_ended_by_itself_does_not_stop_later_ones() {
-        let folder = tempfile::tempdir().unwrap();
-        let options = SqliteOptions { path: folder.path().join("chat.db"), read_connections: 1 };
-        let store = SqliteStore::open(&options, true).await.unwrap();
+        let (_folder, store) = new_store().await;
         let mut writer = store.writer.lock().await;
         let mut tx = begin(&mut writer).await.unwrap();
         // As after a COMMIT that met a full disk: no transaction is left, and sqlx doesn't know.
@@ -200,9 +207,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_transaction_that_was_dropped_is_undone_before_the_next() {
-        let folder = tempfile::tempdir().unwrap();
-        let options = SqliteOptions { path: folder.path().join("chat.db"), read_connections: 1 };
-        let store = SqliteStore::open(&options, true).await.unwrap();
+        let (_folder, store) = new_store().await;
         let mut writer = store.writer.lock().await;
         let mut tx = begin(&mut writer).await.unwrap();
         sqlx::query("INSERT INTO chats (id, title, created_by, created_at) VALUES (x'00', 't', 'u', 1)").execute(&mut *tx).await.unwrap();
