@@ -13,6 +13,7 @@ use std::time::SystemTime;
 use futures_util::StreamExt;
 use futures_util::stream::{self, Stream};
 use tokio::net::TcpSocket;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::broadcast;
 use tokio_stream::wrappers::BroadcastStream;
 use tonic::transport::server::TcpIncoming;
@@ -157,7 +158,7 @@ fn not_here() -> Status {
     Status::unimplemented("bare tonic creates, sends and connects")
 }
 
-/// Serves for ever, by a runtime like the product's, and prints its port.
+/// Serves until it is told to end, by a runtime like the product's, and prints its port.
 pub fn serve(cert: &Path, key: &Path) -> Done<()> {
     let identity = Identity::from_pem(std::fs::read(cert)?, std::fs::read(key)?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -173,7 +174,11 @@ pub fn serve(cert: &Path, key: &Path) -> Done<()> {
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .add_service(ChatServiceServer::new(Bare::default()));
-        server.serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true))).await?;
+        let mut told = signal(SignalKind::terminate())?;
+        tokio::select! {
+            served = server.serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true))) => served?,
+            _ = told.recv() => {}
+        }
         Ok(())
     })
 }

@@ -14,6 +14,8 @@ use crate::{Done, bare};
 /// When a server must serve.
 const START_DUE: Duration = Duration::from_secs(60);
 const START_POLL: Duration = Duration::from_millis(1);
+/// How long one that is told to end may take.
+const END_DUE: Duration = Duration::from_secs(5);
 /// A server is quiet when it takes less CPU than this in such a time; it is waited for so long.
 const QUIET_CPU: Duration = Duration::from_millis(4);
 const QUIET_TIME: Duration = Duration::from_millis(100);
@@ -127,9 +129,12 @@ impl Server {
         Ok(Self { kind: Kind::Bare, child, pid, port, database: None, folder: None, started_in: began.elapsed() })
     }
 
-    /// Kills it and removes what it stored.
+    /// Ends it and removes what it stored. It isn't killed at once: one that is built to learn from what it does writes that down at its end.
     pub async fn stop(mut self, bench: &Bench) -> Done<()> {
-        self.child.kill().await?;
+        Command::new("kill").arg(self.pid.to_string()).status().await?;
+        if tokio::time::timeout(END_DUE, self.child.wait()).await.is_err() {
+            self.child.kill().await?;
+        }
         if let Some(url) = &self.database {
             bench.postgres.drop(url).await?;
         }

@@ -1,5 +1,6 @@
 //! Where log lines go: to stderr, each at once while they are few. Under load a call of the kernel for each is a good part of a call's cost: then
-//! those of a hundredth of a second go together. Warnings and errors take what is held along and never wait.
+//! those of a hundredth of a second go together, by a thread that where they are few would cost more to wake than they to write. Warnings and
+//! errors take what is held along and never wait.
 
 use std::io::{self, Write};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -10,6 +11,8 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// How long a line may be held.
 const HELD_MAX: Duration = Duration::from_millis(10);
+/// So many lines, in as long as one may be held, are few.
+const FEW: usize = 8;
 /// How much is held.
 const HELD_BYTES_MAX: usize = 64 * 1024;
 /// How often a thread that panics tries to have the lock, which it may hold itself; between two tries others get their turn.
@@ -40,14 +43,23 @@ pub struct Lines<W> {
 
 struct Held {
     lines: Vec<u8>,
-    written_at: Option<Instant>,
+    /// Since when `written` are counted; `None`: no line has come.
+    since: Option<Instant>,
+    /// Lines that were written at once since then, or [`FEW`], where they were more.
+    written: usize,
     /// Whether somebody writes in time what is held.
     may_hold: bool,
 }
 
+impl Held {
+    fn count_from(&mut self, now: Instant, written: usize) {
+        (self.since, self.written) = (Some(now), written);
+    }
+}
+
 impl<W> Lines<W> {
     const fn new(out: fn() -> W) -> Self {
-        Self { out, held: Mutex::new(Held { lines: Vec::new(), written_at: None, may_hold: false }), filled: Condvar::new() }
+        Self { out, held: Mutex::new(Held { lines: Vec::new(), since: None, written: 0, may_hold: false }), filled: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {
@@ -80,9 +92,12 @@ impl<W: Write> Lines<W> {
         };
         let was_empty = held.lines.is_empty();
         held.lines.extend_from_slice(line);
-        let lately = held.written_at.is_some_and(|at| now.saturating_duration_since(at) < HELD_MAX);
-        if at_once || !lately && was_empty || !held.may_hold || held.lines.len() >= HELD_BYTES_MAX {
-            held.written_at = Some(now);
+        if held.since.is_none_or(|since| now.saturating_duration_since(since) >= HELD_MAX) {
+            held.count_from(now, 0);
+        }
+        let few = was_empty && held.written < FEW;
+        if at_once || few || !held.may_hold || held.lines.len() >= HELD_BYTES_MAX {
+            held.written += 1;
             self.write(&mut held);
         } else if was_empty {
             self.filled.notify_one();
@@ -94,7 +109,7 @@ impl<W: Write> Lines<W> {
             let filled = self.filled.wait_while(self.lock(), |held| held.lines.is_empty()).unwrap_or_else(PoisonError::into_inner);
             // More come meanwhile.
             let (mut held, _) = self.filled.wait_timeout(filled, HELD_MAX).unwrap_or_else(PoisonError::into_inner);
-            held.written_at = Some(Instant::now());
+            held.count_from(Instant::now(), FEW);
             self.write(&mut held);
         }
     }
@@ -169,8 +184,8 @@ mod tests {
         assert_eq!(written().len(), 2);
         lines.lock().may_hold = true;
         let now = began + HELD_MAX;
-        lines.add(b"first\n", now, false);
-        assert_eq!(written(), ["first\n"]);
+        (0..FEW).for_each(|_| lines.add(b"one of few\n", now, false));
+        assert_eq!(written(), ["one of few\n"; FEW]);
         lines.add(b"second\n", now, false);
         lines.add(b"third\n", now + HELD_MAX / 2, false);
         assert!(written().is_empty());
