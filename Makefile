@@ -38,6 +38,10 @@ down: ## Stop the stack; its volumes stay, unless ARGS=-v
 build: ## Build the debug binary
 	cargo build --locked
 
+.PHONY: release
+release: ## Build the release binary by its own profile, into target/guided: a tenth to a quarter more messages a second, for two builds' time
+	scripts/release.sh
+
 .PHONY: run
 run: build gen-cert certs/dev.secret ## Serve on SQLite with a development secret, and print ready commands
 	CHAT_AUTH_SECRET=certs/dev.secret $(BIN) serve

@@ -12,7 +12,7 @@ fate() {
   case "$1" in
     lint | test | test-faults | test-cluster | bench-guard) echo "elsewhere: $1 (a step of .ci/run)" ;;
     help | test-coverage | setup | install-deps | up | down | build | run | gen-cert | generate | generate-chat-api | generate-openapi | generate-assets | \
-      vendor-proto | check | test-model | bench | bench-growth | bench-micro | profile | grpc-load-test | fmt | clean) echo walk ;;
+      vendor-proto | check | test-model | bench | bench-growth | bench-micro | profile | release | grpc-load-test | fmt | clean) echo walk ;;
     *) fail "the Makefile's target $1 is not known here: run it, or say where it is run or why it isn't" ;;
   esac
 }
@@ -80,6 +80,7 @@ fi
 walk bench-micro BENCH_PROFILE=bench-ci ARGS=--test
 if command -v valgrind >/dev/null; then walk profile BENCH_PROFILE=bench-ci PROFILE_OF=callgrind PROFILE_BENCH=message_frame
 else skip profile "valgrind is not here"; fi
+skip release "two builds and a training between them take a quarter of an hour"
 
 # From a clone to a running service, as `make setup` has it where no engine runs, and `make run` at its end; in the foreground of its own terminal.
 scripts/tools.sh compose
