@@ -39,7 +39,7 @@ build: ## Build the debug binary
 	cargo build --locked
 
 .PHONY: release
-release: ## Build the release binary by its own profile, into target/guided: a tenth to a quarter more messages a second, for two builds' time
+release: ## Build the release binary by its own profile, into target/guided: more messages a second, for two builds' time (docs/performance.md)
 	scripts/release.sh
 
 .PHONY: run

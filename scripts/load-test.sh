@@ -49,15 +49,7 @@ else
     CHAT_LOG_FORMAT=json RUST_LOG=info,chat_service::rpc=warn \
     "$bin" serve >"$dir/out" 2>"$dir/log" &
   server=$!
-  port=
-  for _ in $(seq 100); do
-    # The line `serving` names the address: 127.0.0.1:PORT.
-    port=$(sed -n '/"serving"/ s/.*"address":"[^"]*:\([0-9]*\))*".*/\1/p' "$dir/log")
-    [ -n "$port" ] && break
-    kill -0 "$server" 2>/dev/null || { cat "$dir/log" >&2; fail "the server ended at its start"; }
-    sleep 0.1
-  done
-  [ -n "$port" ] || fail "the server didn't start within 10 s"
+  port=$(scripts/port-of.sh "$dir/log" "$server")
 fi
 echo "load on https://localhost:$port, $callers callers on $connections connections, $seconds s each" >&2
 

@@ -35,17 +35,11 @@ check() (
   "$server" gen-cert --out "$ground/certs"
   addresses=()
   for node in 1 2; do
-    NO_COLOR=1 "$server" serve --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --database-url "$TEST_DATABASE_URL" \
+    CHAT_LOG_FORMAT=json "$server" serve --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --database-url "$TEST_DATABASE_URL" \
       --redis-url "$TEST_REDIS_URL" --auth-secret "$ground/secret" --tls-cert "$ground/certs/server.pem" --tls-key "$ground/certs/server.key" \
       --rate-limit-user-sends 0 --rate-limit-user-calls 0 --rate-limit-address 0 2>"$ground/log-$node" &
     nodes+=($!)
-    port=
-    for _ in $(seq 300); do
-      port=$(sed -n 's/.* serving address=Some(127\.0\.0\.1:\([0-9]*\)).*/\1/p' "$ground/log-$node")
-      [ -z "$port" ] || break
-      sleep 0.2
-    done
-    [ -n "$port" ] || { cat "$ground/log-$node" >&2; echo "the node to be checked doesn't serve" >&2; exit 1; }
+    port=$(scripts/port-of.sh "$ground/log-$node" $!)
     addresses+=("https://localhost:$port")
   done
   "$server" check --addr "${addresses[0]},${addresses[1]}" --ca "$ground/certs/ca.pem" --auth-secret "$ground/secret" \

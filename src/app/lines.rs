@@ -1,5 +1,5 @@
 //! Where log lines go: to stderr, each at once while they are few. Under load a call of the kernel for each is a good part of a call's cost: then
-//! those of a hundredth of a second go together, by a thread that where they are few would cost more to wake than they to write. Warnings and
+//! those of a hundredth of a second go together. The thread that writes them is not woken for a few: that costs more than their calls. Warnings and
 //! errors take what is held along and never wait.
 
 use std::io::{self, Write};
